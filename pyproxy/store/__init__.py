@@ -1,0 +1,1 @@
+"""Durable state: what each guest's nexus has registered and reserved, open intents, takeover journals."""
