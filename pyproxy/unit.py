@@ -1,0 +1,202 @@
+"""One logical unit as one guest uses it: each command takes its lane, checked on the way in, watched on the way out.
+
+Commands of the fast and the inspect lane go straight to the device, take no lock and do not wait for reservation
+commands; PERSISTENT RESERVE IN and OUT go through the snooper.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from _fastpath.cdb import LANE_PR, parse
+from pyproxy.device.base import Device, TransportError
+from pyproxy.policy import Denied, deny
+from pyproxy.reservation import masking
+from pyproxy.reservation.events import events_of, events_without_answer
+from pyproxy.reservation.snooper import Snooper
+from pyproxy.reservation.state import NexusState
+from pyproxy.reservation.transfer import answer, check_condition, data_in_size
+from pyproxy.scsi.command import Command, Result
+from pyproxy.scsi.constants import Status
+from pyproxy.scsi.sense import INVALID_FIELD_IN_CDB, Sense
+
+log = logging.getLogger(__name__)
+
+_PERSISTENT_RESERVE: Final = (b"\x5e", b"\x5f")
+_RESERVE_RELEASE: Final = frozenset({0x16, 0x17, 0x56, 0x57})
+
+_REFUSALS_LOGGED: Final = 20
+"""How many refused commands are logged one by one; a guest must not be able to fill the log."""
+
+
+class GuestUnit:
+    """Carries a guest's commands to ``device``. Methods may be called from any thread.
+
+    ``rawio`` opens the command policy. ``execute`` and ``execute_batch`` raise TransportError as the device does.
+    """
+
+    def __init__(self, guest: str, lun: int, device: Device, snooper: Snooper, *, rawio: bool = False) -> None:
+        self.guest = guest
+        self.lun = lun
+        self.device = device
+        self.snooper = snooper
+        self.rawio = rawio
+        self._refusals = 0
+
+    @property
+    def state(self) -> NexusState:
+        """What is known about the guest's registration and reservation."""
+        return self.snooper.state
+
+    def resync(self) -> NexusState:
+        """Read the device and bring the tracked state level with it; raises SnapshotError."""
+        return self.snooper.resync(self.device.execute)
+
+    def execute(self, command: Command) -> Result:
+        """Run one command of the guest to its end."""
+        settled = self._settle(command)
+        return settled if settled is not None else self._pass(command)
+
+    def execute_batch(self, commands: Sequence[Command]) -> list[Result]:
+        """Run commands of the guest that arrived together; results in the same order.
+
+        Those for the device are submitted together first; reservation commands follow one by one. When the device
+        raises TransportError the others are still executed, and the error carries every command's outcome.
+        """
+        outcomes: list[Result | TransportError | None] = [None] * len(commands)
+        straight: list[int] = []
+        reservation: list[int] = []
+        for index, command in enumerate(commands):
+            if command.cdb[:1] in _PERSISTENT_RESERVE:
+                reservation.append(index)
+                continue
+            settled = self._settled(command)
+            if settled is None:
+                straight.append(index)
+            outcomes[index] = settled
+        passed = self._pass_batch([commands[index] for index in straight])
+        for index, outcome in zip(straight, passed, strict=True):
+            outcomes[index] = outcome
+        for index in reservation:
+            outcomes[index] = self._attempt(commands[index])
+        results = [outcome for outcome in outcomes if isinstance(outcome, Result)]
+        if len(results) == len(outcomes):
+            return results
+        raise _batch_error([outcome for outcome in outcomes if outcome is not None])
+
+    def _settle(self, command: Command) -> Result | None:
+        """Answer a command that does not go straight to the device; None for one that does."""
+        pending = self.snooper.report_attention(command)
+        if pending is not None:
+            return pending
+        parsed = parse(command.cdb)
+        denied = deny(parsed, rawio=self.rawio)
+        if denied is not None:
+            return self._refuse(command, denied, parsed.name)
+        if parsed.lane == LANE_PR:
+            return self.snooper.handle(command, self.device.execute)
+        if self.snooper.migrate_pr and masking.is_rsoc(command.cdb):
+            return self._report_opcodes(command)
+        return None
+
+    def _settled(self, command: Command) -> Result | TransportError | None:
+        try:
+            return self._settle(command)
+        except TransportError as error:
+            return error
+
+    def _attempt(self, command: Command) -> Result | TransportError:
+        try:
+            return self.execute(command)
+        except TransportError as error:
+            return error
+
+    def _pass(self, command: Command) -> Result:
+        try:
+            result = self.device.execute(command)
+        except ValueError as error:
+            # What no transport can carry is the guest's mistake, such as data in both directions.
+            log.debug("%s: %s; answered %s", self.snooper.name, error, INVALID_FIELD_IN_CDB)
+            return self._check_condition(INVALID_FIELD_IN_CDB, command)
+        except TransportError as error:
+            self._lost(command, error)
+            raise
+        self._watch(command, result)
+        return result
+
+    def _pass_batch(self, commands: list[Command]) -> Sequence[Result | TransportError]:
+        if len(commands) < 2:
+            return [self._attempt_pass(command) for command in commands]
+        outcomes: Sequence[Result | TransportError]
+        try:
+            outcomes = self.device.execute_batch(commands)
+        except ValueError:
+            return [self._attempt_pass(command) for command in commands]
+        except TransportError as error:
+            outcomes = error.outcomes or [error] * len(commands)
+        for command, outcome in zip(commands, outcomes, strict=True):
+            if isinstance(outcome, Result):
+                self._watch(command, outcome)
+            else:
+                self._lost(command, outcome)
+        return outcomes
+
+    def _attempt_pass(self, command: Command) -> Result | TransportError:
+        try:
+            return self._pass(command)
+        except TransportError as error:
+            return error
+
+    def _watch(self, command: Command, result: Result) -> None:
+        """Tell the snooper what the completion of a command says; most say nothing."""
+        if result.status == Status.GOOD and command.cdb[0] not in _RESERVE_RELEASE:
+            return
+        if result.status == Status.CHECK_CONDITION:
+            self.snooper.attentions.note_format(result.sense)
+        for event in events_of(command.cdb, result):
+            self.snooper.observe(event)
+
+    def _lost(self, command: Command, error: TransportError) -> None:
+        if error.fate_unknown:
+            for event in events_without_answer(command.cdb):
+                self.snooper.observe(event)
+
+    def _report_opcodes(self, command: Command) -> Result:
+        """REPORT SUPPORTED OPERATION CODES without what is refused: read whole, masked, then cut to what was asked."""
+        cdb = masking.widen_rsoc(command.cdb)
+        result = self._pass(replace(command, cdb=cdb, data_in=masking.RSOC_ALLOCATION))
+        if not result.good:
+            return replace(result, residual=data_in_size(command), data=b"")
+        return answer(command, masking.mask_rsoc(command.cdb, result.data), result)
+
+    def _refuse(self, command: Command, denied: Denied, name: str) -> Result:
+        self._refusals += 1
+        if self._refusals <= _REFUSALS_LOGGED:
+            last = "; further refusals are not logged" if self._refusals == _REFUSALS_LOGGED else ""
+            log.warning(
+                "%s: %s (operation code %02Xh) refused (%s), answered %s; set rawio for this unit to let it pass%s",
+                self.snooper.name,
+                name,
+                command.cdb[0] if command.cdb else 0,
+                denied.reason,
+                denied.sense,
+                last,
+            )
+        return self._check_condition(denied.sense, command)
+
+    def _check_condition(self, sense: Sense, command: Command) -> Result:
+        return check_condition(sense, descriptor=self.snooper.attentions.descriptor, command=command)
+
+
+def _batch_error(outcomes: Sequence[Result | TransportError]) -> TransportError:
+    errors = [outcome for outcome in outcomes if isinstance(outcome, TransportError)]
+    return TransportError(
+        errors[0].errno or errno.EIO,
+        f"{errors[0].strerror} ({len(errors)} of {len(outcomes)} commands of the batch failed to be executed)",
+        fate_unknown=any(error.fate_unknown for error in errors),
+        outcomes=tuple(outcomes),
+    )
