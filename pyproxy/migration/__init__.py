@@ -1,0 +1,1 @@
+"""Checkpoints of a guest's reservations, and their takeover by another host."""
