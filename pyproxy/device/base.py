@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from pyproxy.scsi.command import DEFAULT_TIMEOUT_MS, Command, Result
 from pyproxy.scsi.errors import DecodeError
@@ -59,6 +59,33 @@ class Device(Protocol):
 
     def close(self) -> None:
         """Release the device; safe to repeat."""
+
+
+LaneEvent: TypeAlias = tuple[int, int, int, int]
+"""(number of the command in its batch, EVENT_* of ``_fastpath.lanes``, ASC, ASCQ)."""
+
+
+class LaneOutcome(NamedTuple):
+    """What became of a batch that went through the lanes of the fast path.
+
+    ``outcomes`` is, in the order of the batch, each command's result or error; None for a PERSISTENT RESERVE IN or
+    OUT, which was not executed. ``events`` is what the others say about reservations, in that order too but for
+    EVENT_OVERFLOW, which comes first.
+    """
+
+    outcomes: list[Result | TransportError | None]
+    events: list[LaneEvent]
+
+
+@runtime_checkable
+class LaneDevice(Device, Protocol):
+    """A device whose fast path sorts batches into lanes and looks at what comes back without the GIL."""
+
+    def execute_lanes(self, commands: Sequence[Command]) -> LaneOutcome:
+        """Run commands submitted together but for those of the PR lane.
+
+        Raises as ``execute_batch`` does, but for a command's own TransportError, which is its outcome.
+        """
 
 
 def execute_past_attentions(
