@@ -1,24 +1,26 @@
 """One logical unit as one guest uses it: each command takes its lane, checked on the way in, watched on the way out.
 
 Commands of the fast and the inspect lane go straight to the device, take no lock and do not wait for reservation
-commands; PERSISTENT RESERVE IN and OUT go through the snooper.
+commands; PERSISTENT RESERVE IN and OUT go through the snooper. What the completions of a batch say about reservations
+is found by the device's lanes where it has some, here where it has none.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
+from _fastpath import lanes
 from _fastpath.cdb import LANE_PR, parse
-from pyproxy.device.base import Device, TransportError
+from pyproxy.device.base import Device, LaneDevice, LaneEvent, TransportError
 from pyproxy.policy import Denied, deny
 from pyproxy.reservation import masking
-from pyproxy.reservation.events import events_of, events_without_answer
+from pyproxy.reservation.events import EventKind, InspectEvent, events_of, events_without_answer
 from pyproxy.reservation.snooper import Snooper
-from pyproxy.reservation.state import NexusState
+from pyproxy.reservation.state import NexusState, Suspicion
 from pyproxy.reservation.transfer import answer, check_condition, data_in_size
 from pyproxy.scsi.command import Command, Result
 from pyproxy.scsi.constants import Status
@@ -28,6 +30,15 @@ log = logging.getLogger(__name__)
 
 _PERSISTENT_RESERVE: Final = (b"\x5e", b"\x5f")
 _RESERVE_RELEASE: Final = frozenset({0x16, 0x17, 0x56, 0x57})
+
+_KIND_OF_EVENT: Final = {
+    lanes.EVENT_UNIT_ATTENTION: EventKind.UNIT_ATTENTION,
+    lanes.EVENT_CONFLICT: EventKind.CONFLICT,
+    lanes.EVENT_SPC2_RESERVED: EventKind.SPC2_RESERVED,
+    lanes.EVENT_SPC2_RELEASED: EventKind.SPC2_RELEASED,
+    lanes.EVENT_INFORMATION_LOST: EventKind.INFORMATION_LOST,
+}
+"""The lanes' events that say one thing whatever the command was."""
 
 _REFUSALS_LOGGED: Final = 20
 """How many refused commands are logged one by one; a guest must not be able to fill the log."""
@@ -45,6 +56,7 @@ class GuestUnit:
         self.device = device
         self.snooper = snooper
         self.rawio = rawio
+        self._lanes = device if isinstance(device, LaneDevice) else None
         self._refusals = 0
 
     @property
@@ -69,10 +81,8 @@ class GuestUnit:
         """
         outcomes: list[Result | TransportError | None] = [None] * len(commands)
         straight: list[int] = []
-        reservation: list[int] = []
         for index, command in enumerate(commands):
             if command.cdb[:1] in _PERSISTENT_RESERVE:
-                reservation.append(index)
                 continue
             settled = self._settled(command)
             if settled is None:
@@ -81,8 +91,9 @@ class GuestUnit:
         passed = self._pass_batch([commands[index] for index in straight])
         for index, outcome in zip(straight, passed, strict=True):
             outcomes[index] = outcome
-        for index in reservation:
-            outcomes[index] = self._attempt(commands[index])
+        for index, outcome in enumerate(outcomes):
+            if outcome is None:
+                outcomes[index] = self._attempt(commands[index])
         results = [outcome for outcome in outcomes if isinstance(outcome, Result)]
         if len(results) == len(outcomes):
             return results
@@ -128,21 +139,25 @@ class GuestUnit:
         self._watch(command, result)
         return result
 
-    def _pass_batch(self, commands: list[Command]) -> Sequence[Result | TransportError]:
+    def _pass_batch(self, commands: list[Command]) -> Sequence[Result | TransportError | None]:
+        """Submit commands together and watch how they end; None for one that the device left to the PR lane."""
         if len(commands) < 2:
             return [self._attempt_pass(command) for command in commands]
-        outcomes: Sequence[Result | TransportError]
+        outcomes: Sequence[Result | TransportError | None]
+        events: list[LaneEvent] | None = None
         try:
-            outcomes = self.device.execute_batch(commands)
+            if self._lanes is not None:
+                outcomes, events = self._lanes.execute_lanes(commands)
+            else:
+                outcomes = self.device.execute_batch(commands)
         except ValueError:
             return [self._attempt_pass(command) for command in commands]
         except TransportError as error:
             outcomes = error.outcomes or [error] * len(commands)
-        for command, outcome in zip(commands, outcomes, strict=True):
-            if isinstance(outcome, Result):
-                self._watch(command, outcome)
-            else:
-                self._lost(command, outcome)
+        if events is None:
+            self._watch_each(commands, outcomes)
+        else:
+            self._watch_lanes(commands, outcomes, events)
         return outcomes
 
     def _attempt_pass(self, command: Command) -> Result | TransportError:
@@ -151,19 +166,50 @@ class GuestUnit:
         except TransportError as error:
             return error
 
+    def _watch_lanes(
+        self,
+        commands: list[Command],
+        outcomes: Sequence[Result | TransportError | None],
+        events: list[LaneEvent],
+    ) -> None:
+        """Tell the snooper what the device's lanes found."""
+        if events and events[0][1] == lanes.EVENT_OVERFLOW:
+            # Each outcome is here to be looked at, but a device that loses events is not trusted with the state.
+            self.snooper.suspect(Suspicion.EVENTS_LOST)
+            self._watch_each(commands, outcomes)
+            return
+        for outcome in outcomes:
+            if isinstance(outcome, Result) and outcome.status == Status.CHECK_CONDITION:
+                self.snooper.attentions.note_format(outcome.sense)
+        for index, kind, asc, ascq in events:
+            cdb = commands[index].cdb
+            if kind == lanes.EVENT_SPC2_UNKNOWN:
+                self._observe(events_without_answer(cdb))
+            elif kind in _KIND_OF_EVENT:
+                self.snooper.observe(InspectEvent(_KIND_OF_EVENT[kind], cdb[0], asc, ascq))
+
+    def _watch_each(self, commands: list[Command], outcomes: Sequence[Result | TransportError | None]) -> None:
+        for command, outcome in zip(commands, outcomes, strict=True):
+            if isinstance(outcome, Result):
+                self._watch(command, outcome)
+            elif outcome is not None:
+                self._lost(command, outcome)
+
     def _watch(self, command: Command, result: Result) -> None:
         """Tell the snooper what the completion of a command says; most say nothing."""
         if result.status == Status.GOOD and command.cdb[0] not in _RESERVE_RELEASE:
             return
         if result.status == Status.CHECK_CONDITION:
             self.snooper.attentions.note_format(result.sense)
-        for event in events_of(command.cdb, result):
-            self.snooper.observe(event)
+        self._observe(events_of(command.cdb, result))
 
     def _lost(self, command: Command, error: TransportError) -> None:
         if error.fate_unknown:
-            for event in events_without_answer(command.cdb):
-                self.snooper.observe(event)
+            self._observe(events_without_answer(command.cdb))
+
+    def _observe(self, events: Iterable[InspectEvent]) -> None:
+        for event in events:
+            self.snooper.observe(event)
 
     def _report_opcodes(self, command: Command) -> Result:
         """REPORT SUPPORTED OPERATION CODES without what is refused: read whole, masked, then cut to what was asked."""

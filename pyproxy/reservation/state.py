@@ -37,6 +37,7 @@ class Suspicion(StrEnum):
     PREEMPT_OUTCOME = "preempt-outcome-not-read"
     OTHER_NEXUSES = "registrations-of-other-nexuses"
     FATE_UNKNOWN = "fate-unknown"
+    EVENTS_LOST = "inspect-events-lost"
     STORE_FAILED = "store-failed"
     RESYNC_FAILED = "resync-failed"
     POLL_MISMATCH = "poll-mismatch"
