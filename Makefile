@@ -1,0 +1,75 @@
+# What is run daily is one word; each target sets up what it needs by itself.
+# Needs: git, make, python3 (3.11 or newer) with venv, a C compiler.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+STAMPS := $(VENV)/stamps
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+PYTEST_ARGS ?=
+
+SOURCES := $(wildcard _fastpath/*.pyx _fastpath/*.pxd _fastpath/*.h)
+
+.PHONY: help demo test bench lint build clean
+
+help:
+	@echo "make demo   see a reservation move between two hosts (no privileges)"
+	@echo "make test   run every test, on a real kernel too (installs Debian packages as root or with sudo)"
+	@echo "make bench  measure, beside the floors"
+	@echo "make lint   style, types, layering, C warnings"
+	@echo "make build  the virtual environment and the extensions"
+	@echo "make clean  remove what the other targets made"
+
+demo: $(STAMPS)/built
+	@$(BIN)/pyproxy demo
+
+build: $(STAMPS)/built
+
+test: $(STAMPS)/dev $(STAMPS)/built
+	@tests/parts/install.sh test
+	$(BIN)/pytest --forbid-skips $(PYTEST_ARGS)
+
+bench: $(STAMPS)/dev $(STAMPS)/built
+	@tests/parts/install.sh bench
+	$(PY) -m bench
+
+lint: $(STAMPS)/dev $(STAMPS)/built
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint _fastpath/*.pyx _fastpath/*.pxd
+	$(PY) tests/lint/check_nogil.py
+	tests/lint/c_warnings.sh $(PY)
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .import_linter_cache
+	rm -f _fastpath/*.so _fastpath/*.c _fastpath/*.html
+	find pyproxy _fastpath tests bench docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The virtual environment, with what pyproxy needs to be built.
+$(STAMPS)/venv: pyproject.toml tests/parts/prerequisites.sh
+	@tests/parts/prerequisites.sh $(PYTHON)
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PIP) $$($(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")')
+	@mkdir -p $(STAMPS)
+	@touch $@
+
+# The editable install; it compiles every extension and fails when one does not compile.
+$(STAMPS)/installed: $(STAMPS)/venv
+	@$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+$(STAMPS)/dev: $(STAMPS)/venv
+	@$(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@ $(STAMPS)/installed
+
+$(STAMPS)/built: setup.py $(SOURCES) | $(STAMPS)/installed
+	@$(PY) setup.py --quiet build_ext --inplace
+	@touch $@

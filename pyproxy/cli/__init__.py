@@ -1,0 +1,1 @@
+"""The ``pyproxy`` command line."""

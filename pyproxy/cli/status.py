@@ -1,0 +1,61 @@
+"""``pyproxy status``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(short_help="Show every guest's units and claims.", epilog="Example: pyproxy status --json")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_obj
+def status(config_file: Path | None, as_json: bool) -> None:
+    """Show every guest's logical units and what is reserved there.
+
+    Asks the running daemon; where none runs, opens the units itself.
+    """
+    from pyproxy.cli.access import operations
+    from pyproxy.cli.output import print_json, print_table
+
+    with operations(config_file) as host:
+        document = host.status()
+    if as_json:
+        print_json(document)
+        return
+    by = f"daemon {document.pid}" if document.daemon else "no daemon runs"
+    rows = [
+        (
+            guest.name,
+            unit.lun,
+            unit.device,
+            unit.identity,
+            unit.key if unit.registered else None,
+            unit.reservation,
+            unit.error or "; ".join(_remarks(guest.migrate_pr, unit)),
+        )
+        for guest in document.guests
+        for unit in guest.units
+    ]
+    print_table(
+        f"{document.host}: {by}, {document.configuration}",
+        ("guest", "LUN", "device", "identity", "key", "holds", "remarks"),
+        rows,
+        empty="no guests",
+    )
+
+
+def _remarks(migrate_pr: bool, unit: object) -> list[str]:
+    from pyproxy.daemon.documents import UnitStatus
+
+    assert isinstance(unit, UnitStatus)
+    remarks = ["fresh" if unit.fresh else f"suspect: {', '.join(unit.suspect)}"]
+    if not migrate_pr:
+        remarks = ["migrate_pr is off"]
+    if unit.spc2_reserved:
+        remarks.append("SPC-2 RESERVE held, cannot move")
+    if unit.open_intents:
+        remarks.append(f"{unit.open_intents} PR OUT unresolved")
+    if unit.pending_unit_attentions:
+        remarks.append(f"pending: {', '.join(unit.pending_unit_attentions)}")
+    return remarks

@@ -1,0 +1,1 @@
+"""The daemon: the only part that constructs devices, stores, snoopers and units, and connects them."""

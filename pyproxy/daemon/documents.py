@@ -1,0 +1,283 @@
+"""What the control API answers with, and what the commands print with ``--json``.
+
+64-bit keys are text ("0x" and 16 hex digits), so that no reader of JSON rounds them.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from pyproxy.device.discover import ListedDevice
+from pyproxy.migration.restore import RestoreReport
+from pyproxy.reservation.snapshot import Snapshot
+from pyproxy.scsi.constants import PrType
+from pyproxy.scsi.pr_in import RegistrationDescriptor, ReportCapabilities
+
+
+def key_text(key: int) -> str:
+    """Return a reservation key as documents carry it."""
+    return f"0x{key:016x}"
+
+
+def type_text(type_: int | None) -> str | None:
+    """Return a reservation type in the standard's words ("Write Exclusive - Registrants Only"), None for none."""
+    if type_ is None:
+        return None
+    try:
+        words = PrType(type_).name.split("_")
+    except ValueError:
+        return f"reserved type {type_:X}h"
+    text = " ".join(word.capitalize() for word in words[:2])
+    return text if len(words) == 2 else f"{text} - {' '.join(word.capitalize() for word in words[2:])}"
+
+
+class VersionDocument(Struct, frozen=True, kw_only=True):
+    """Which daemon answers."""
+
+    version: str
+    host: str
+    pid: int
+
+
+class UnitStatus(Struct, frozen=True, kw_only=True):
+    """One logical unit of a guest. ``error`` says why it cannot be used; then only the first three are set."""
+
+    lun: int
+    device: str
+    error: str | None = None
+    identity: str | None = None
+    registered: bool = False
+    key: str = key_text(0)
+    reservation_type: int | None = None
+    reservation: str | None = None
+    aptpl: bool | None = None
+    generation: int | None = None
+    epoch: int = 0
+    fresh: bool = False
+    suspect: list[str] = []
+    spc2_reserved: bool = False
+    pending_unit_attentions: list[str] = []
+    open_intents: int = 0
+
+
+class GuestStatus(Struct, frozen=True, kw_only=True):
+    """One guest."""
+
+    name: str
+    migrate_pr: bool
+    rawio: bool
+    units: list[UnitStatus]
+
+
+class StatusDocument(Struct, frozen=True, kw_only=True):
+    """The whole host. ``daemon`` tells whether a running daemon answered, else a command read it by itself."""
+
+    version: str
+    host: str
+    daemon: bool
+    pid: int
+    configuration: str
+    guests: list[GuestStatus]
+
+
+class KeysDocument(Struct, frozen=True, kw_only=True):
+    """READ KEYS."""
+
+    device: str
+    generation: int
+    keys: list[str]
+
+
+class ReservationDocument(Struct, frozen=True, kw_only=True):
+    """READ RESERVATION; ``type`` None when nothing is reserved."""
+
+    device: str
+    generation: int
+    key: str | None
+    type: int | None
+    type_name: str | None
+
+
+class RegistrationDocument(Struct, frozen=True, kw_only=True):
+    """One registration of READ FULL STATUS."""
+
+    key: str
+    holder: bool
+    type: int | None
+    type_name: str | None
+    all_target_ports: bool
+    relative_target_port: int | None
+    initiator: str | None
+
+    @classmethod
+    def of(cls, descriptor: RegistrationDescriptor) -> RegistrationDocument:
+        """Return the document for one descriptor."""
+        kind = descriptor.type if descriptor.holder else None
+        return cls(
+            key=key_text(descriptor.key),
+            holder=descriptor.holder,
+            type=kind,
+            type_name=type_text(kind),
+            all_target_ports=descriptor.all_tg_pt,
+            relative_target_port=None if descriptor.all_tg_pt else descriptor.rtpi,
+            initiator=None if descriptor.transport_id is None else str(descriptor.transport_id),
+        )
+
+
+class FullStatusDocument(Struct, frozen=True, kw_only=True):
+    """Everything readable: keys and reservation, and READ FULL STATUS where the device has it (else None)."""
+
+    device: str
+    generation: int
+    keys: list[str]
+    reservation: ReservationDocument
+    registrations: list[RegistrationDocument] | None
+
+
+class CapabilitiesDocument(Struct, frozen=True, kw_only=True):
+    """REPORT CAPABILITIES."""
+
+    device: str
+    replace_lost_reservation: bool
+    compatible_reservation_handling: bool
+    specify_initiator_ports: bool
+    all_target_ports: bool
+    persist_through_power_loss: bool
+    persist_through_power_loss_active: bool
+    allow_commands: int
+    types: list[int] | None
+    type_names: list[str] | None
+
+    @classmethod
+    def of(cls, device: str, reply: ReportCapabilities) -> CapabilitiesDocument:
+        """Return the document; the types are None when the device does not say (TMV 0)."""
+        types = sorted(int(type_) for type_ in reply.types) if reply.tmv else None
+        return cls(
+            device=device,
+            replace_lost_reservation=reply.rlr_c,
+            compatible_reservation_handling=reply.crh,
+            specify_initiator_ports=reply.sip_c,
+            all_target_ports=reply.atp_c,
+            persist_through_power_loss=reply.ptpl_c,
+            persist_through_power_loss_active=reply.ptpl_a,
+            allow_commands=reply.allow_commands,
+            types=types,
+            type_names=None if types is None else [str(type_text(type_)) for type_ in types],
+        )
+
+
+class DeviceDocument(Struct, frozen=True, kw_only=True):
+    """One SCSI device of this machine; ``error`` says why the rest could not be read, sizes are bytes."""
+
+    address: str
+    type: int
+    vendor: str
+    product: str
+    revision: str
+    nodes: list[str]
+    identity: str | None
+    identity_unique: bool
+    size: int | None
+    block_size: int | None
+    capabilities: CapabilitiesDocument | None
+    error: str | None
+
+    @classmethod
+    def of(cls, device: ListedDevice) -> DeviceDocument:
+        """Return the document for one listed device."""
+        name = device.nodes[0] if device.nodes else device.address
+        return cls(
+            address=device.address,
+            type=device.type,
+            vendor=device.vendor,
+            product=device.product,
+            revision=device.revision,
+            nodes=list(device.nodes),
+            identity=device.identity,
+            identity_unique=device.unique,
+            size=device.size,
+            block_size=device.block_size,
+            capabilities=None if device.capabilities is None else CapabilitiesDocument.of(name, device.capabilities),
+            error=device.error,
+        )
+
+
+class ShownDocument(Struct, frozen=True, kw_only=True):
+    """Registrations and reservation of a unit at one moment; ``registrations`` None where the device lacks it."""
+
+    generation: int
+    keys: list[str]
+    reservation_key: str | None
+    reservation_type: int | None
+    reservation: str | None
+    registrations: list[RegistrationDocument] | None
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> ShownDocument:
+        """Return the document for a snapshot."""
+        kind = snapshot.reservation_type
+        named = kind is not None and not snapshot.all_registrants
+        return cls(
+            generation=snapshot.generation,
+            keys=[key_text(key) for key in snapshot.keys],
+            reservation_key=key_text(snapshot.reservation_key) if named else None,
+            reservation_type=None if kind is None else int(kind),
+            reservation=type_text(kind),
+            registrations=None if snapshot.full is None else [RegistrationDocument.of(one) for one in snapshot.full],
+        )
+
+
+class SentDocument(Struct, frozen=True, kw_only=True):
+    """One command a takeover sent: to which side, what for, and what was answered."""
+
+    side: str
+    command: str
+    kind: str
+    why: str
+    answer: str
+
+
+class RestoreDocument(Struct, frozen=True, kw_only=True):
+    """How a restore ended.
+
+    ``decision`` is a word for programs, ``sentence`` for people. ``procedure`` is P1, P2, P3 or empty.
+    ``service_actions`` are the PERSISTENT RESERVE OUTs that moved the claim, ``commands`` everything sent. ``key`` and
+    ``reservation`` are what the guest has on this host now.
+    """
+
+    succeeded: bool
+    decision: str
+    sentence: str
+    procedure: str
+    service_actions: list[str]
+    commands: list[SentDocument]
+    before: ShownDocument | None
+    after: ShownDocument | None
+    unit_attentions: list[str]
+    key: str | None
+    reservation: str | None
+    epoch: int | None
+
+    @classmethod
+    def of(cls, report: RestoreReport) -> RestoreDocument:
+        """Return the document for a report."""
+        state = report.state
+        return cls(
+            succeeded=report.succeeded,
+            decision=report.decision.value,
+            sentence=report.sentence,
+            procedure=report.procedure,
+            service_actions=list(report.service_actions),
+            commands=[
+                SentDocument(
+                    side=sent.side.value, command=sent.name, kind=sent.kind.value, why=sent.why, answer=sent.answer
+                )
+                for sent in report.commands
+            ],
+            before=None if report.before is None else ShownDocument.of(report.before),
+            after=None if report.after is None else ShownDocument.of(report.after),
+            unit_attentions=[str(sense) for sense in report.attentions],
+            key=key_text(state.key) if state is not None and state.registered else None,
+            reservation=None if state is None else type_text(state.type),
+            epoch=None if state is None else state.epoch,
+        )

@@ -1,0 +1,234 @@
+"""The wiring: constructs the store, snoopers and guests' units from the configuration, and connects them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from dataclasses import dataclass, replace
+from typing import Final
+
+from pyproxy.config import Config, GuestSection, UnitSection
+from pyproxy.daemon import failures
+from pyproxy.daemon.backing import Backing, OpenBacking, open_backing
+from pyproxy.daemon.failures import NotFoundError, OperationError
+from pyproxy.daemon.lock import StateLock
+from pyproxy.device.base import Device, TransportError, read_identity
+from pyproxy.reservation.registry import Claim, UnitRegistry
+from pyproxy.reservation.snapshot import SnapshotError
+from pyproxy.reservation.snooper import Snooper
+from pyproxy.scsi.identity import LogicalUnitIdentity
+from pyproxy.scsi.sense import Sense
+from pyproxy.store.base import Store
+from pyproxy.store.sqlite import SqliteStore
+from pyproxy.unit import GuestUnit
+
+log = logging.getLogger(__name__)
+
+STORE_FILE: Final = "reservations.sqlite3"
+_UNNAMED: Final = "this host's path"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenUnit:
+    """A guest's unit that is open, and what it stands on."""
+
+    section: UnitSection
+    unit: GuestUnit
+    identity: LogicalUnitIdentity
+    backing: Backing
+    claim: Claim
+
+
+class Host:
+    """The guests of one host. Nothing is opened or locked before it is needed; ``close`` releases everything.
+
+    ``open_backing`` opens a unit's device. Methods may be called from any thread.
+    """
+
+    def __init__(self, config: Config, *, open_backing: OpenBacking = open_backing) -> None:
+        self.config = config
+        self._open_backing = open_backing
+        self._registry = UnitRegistry()
+        # Leaf lock of the tables below; each unit is opened under a lock of its own, so that a stuck device holds up
+        # nobody else.
+        self._lock = threading.Lock()
+        self._store_lock = threading.Lock()
+        self._opening: dict[tuple[str, int], threading.RLock] = {}
+        self._units: dict[tuple[str, int], OpenUnit] = {}
+        self._state_lock: StateLock | None = None
+        self._store: Store | None = None
+        self._closed = False
+
+    @property
+    def store(self) -> Store:
+        """The store, opened under the exclusive lock of the state directory. Raises StateLockedError, StoreError."""
+        with self._store_lock:
+            if self._closed:
+                raise OperationError(f"{self.config.daemon.host_name} is being stopped; ask again later", "stopping")
+            if self._state_lock is None:
+                self._state_lock = StateLock(self.config.daemon.state_dir)
+            if self._store is None:
+                self._store = SqliteStore(self.config.daemon.state_dir / STORE_FILE)
+            return self._store
+
+    def open_all(self) -> None:
+        """Open the store and every unit, and read every unit's reservations back.
+
+        A unit that cannot be used is logged and tried again when it is asked for; the others are served. Raises what
+        ``store`` raises.
+        """
+        _ = self.store
+        for guest, section in self.config.units():
+            try:
+                self.open_unit(guest.name, section.lun)
+            except Exception as error:
+                told = failures.sentence(error)
+                if told is None:
+                    raise
+                log.error("guest %s LUN %d cannot be served now: %s", guest.name, section.lun, told)  # noqa: TRY400
+
+    def unit(self, guest: str, lun: int) -> GuestUnit:
+        """Return a guest's unit, opened. Raises NotFoundError, and what opening raises."""
+        return self.open_unit(guest, lun).unit
+
+    def open_unit(self, guest: str, lun: int) -> OpenUnit:
+        """Return a guest's unit with what belongs to it, opened and read back as far as the device allows."""
+        section = self.section(guest, lun)
+        key = (guest, lun)
+        with self._lock:
+            found = self._units.get(key)
+            opening = self._opening.setdefault(key, threading.RLock())
+        if found is not None:
+            return found
+        with opening:
+            with self._lock:
+                found = self._units.get(key)
+            if found is None:
+                found = self._open(self._guest(guest), section)
+                with self._lock:
+                    self._units[key] = found
+        return found
+
+    def load_again(self, guest: str, lun: int) -> GuestUnit:
+        """Make an open unit forget what it tracks and load it from the store, after a takeover wrote it there."""
+        with self._lock:
+            found = self._units[guest, lun]
+        unit = self._guest_unit(self._guest(guest), found.section, found.backing, found.unit.snooper.identity_name)
+        with self._lock:
+            self._units[guest, lun] = replace(found, unit=unit)
+        _read_back(unit)
+        return unit
+
+    def section(self, guest: str, lun: int) -> UnitSection:
+        """Return the configuration of a guest's unit; raises NotFoundError."""
+        units = self.sections(guest)
+        found = next((unit for unit in units if unit.lun == lun), None)
+        if found is None:
+            known = ", ".join(str(unit.lun) for unit in units)
+            raise NotFoundError(f"guest {guest} has no LUN {lun} ({self.config.source}); its LUNs: {known}")
+        return found
+
+    def sections(self, guest: str) -> tuple[UnitSection, ...]:
+        """Return the configuration of a guest's units; raises NotFoundError."""
+        return self._guest(guest).unit
+
+    def find_node(self, path: str) -> tuple[str, int] | None:
+        """Return guest and LUN of the unit that is configured on the node ``path``, by whatever name, or None."""
+        wanted = os.path.realpath(path)
+        for guest, unit in self.config.units():
+            if unit.device is not None and os.path.realpath(unit.device) == wanted:
+                return guest.name, unit.lun
+        return None
+
+    def close(self) -> None:
+        """Release every unit, the store and the lock; safe to repeat."""
+        with self._lock:
+            units, self._units = list(self._units.values()), {}
+        for unit in units:
+            unit.claim.release()
+            try:
+                unit.backing.close()
+            except OSError:
+                log.exception("guest %s LUN %d: its device could not be closed", unit.unit.guest, unit.unit.lun)
+        with self._store_lock:
+            self._closed = True
+            if self._store is not None:
+                self._store.close()
+                self._store = None
+            if self._state_lock is not None:
+                self._state_lock.release()
+                self._state_lock = None
+
+    def _guest(self, name: str) -> GuestSection:
+        guest = self.config.find_guest(name)
+        if guest is None:
+            known = ", ".join(guest.name for guest in self.config.guest)
+            raise NotFoundError(f"there is no guest {name} ({self.config.source}); the guests: {known}")
+        return guest
+
+    def _open(self, guest: GuestSection, section: UnitSection) -> OpenUnit:
+        _ = self.store
+        backing = self._open_backing(self.config, guest, section)
+        try:
+            eaten: list[Sense] = []
+            identity = read_identity(backing.device, eaten.append)
+            name = _store_name(guest, section, backing.device, identity)
+            claim = self._claim(guest, section, identity, backing)
+            try:
+                unit = self._guest_unit(guest, section, backing, name)
+                unit.snooper.received(*eaten)
+                _read_back(unit)
+            except BaseException:
+                claim.release()
+                raise
+        except BaseException:
+            backing.close()
+            raise
+        return OpenUnit(section, unit, identity, backing, claim)
+
+    def _guest_unit(self, guest: GuestSection, section: UnitSection, backing: Backing, name: str) -> GuestUnit:
+        snooper = Snooper(
+            guest.name,
+            section.lun,
+            name,
+            self.store,
+            migrate_pr=guest.migrate_pr,
+            initiator=backing.initiator,
+            rtpi=backing.rtpi,
+            unit_lock=self._registry.lock(name),
+        )
+        return GuestUnit(guest.name, section.lun, backing.device, snooper, rawio=guest.rawio)
+
+    def _claim(
+        self, guest: GuestSection, section: UnitSection, identity: LogicalUnitIdentity, backing: Backing
+    ) -> Claim:
+        """Refuse a second guest on one nexus: nexuses differ only where both are named and the names differ."""
+        initiator, rtpi = backing.initiator, backing.rtpi
+        name = _UNNAMED if initiator is None or rtpi is None else f"{initiator} to target port {rtpi}"
+        with self._lock:
+            others = list(self._units.values())
+        for other in others:
+            if other.identity.matches(identity) and _UNNAMED in (name, other.claim.nexus):
+                return self._registry.claim(other.claim.unit, other.claim.nexus, guest.name, section.lun)
+        return self._registry.claim(identity.name, name, guest.name, section.lun)
+
+
+def _store_name(guest: GuestSection, section: UnitSection, device: Device, identity: LogicalUnitIdentity) -> str:
+    """Return what the unit is called in the store: its world-wide name, which a migration needs anyway."""
+    if identity.unique:
+        return identity.name
+    if guest.migrate_pr:
+        raise OperationError(
+            f"guest {guest.name} LUN {section.lun}: {device.name} has no world-wide unique name in VPD page 83h, no "
+            "other host could recognise it; use another device, or set migrate_pr = false for this guest",
+            "no-identity",
+        )
+    return f"{identity.name} at {device.name}"
+
+
+def _read_back(unit: GuestUnit) -> None:
+    try:
+        unit.resync()
+    except (SnapshotError, TransportError) as error:
+        log.warning("guest %s LUN %d: stays suspect: %s", unit.guest, unit.lun, failures.sentence(error))

@@ -1,0 +1,298 @@
+"""The operations of a host, carried out in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+from pyproxy import __version__
+from pyproxy.config import GuestSection, UnitSection
+from pyproxy.daemon import failures
+from pyproxy.daemon.documents import (
+    CapabilitiesDocument,
+    FullStatusDocument,
+    GuestStatus,
+    KeysDocument,
+    RegistrationDocument,
+    ReservationDocument,
+    RestoreDocument,
+    StatusDocument,
+    UnitStatus,
+    key_text,
+    type_text,
+)
+from pyproxy.daemon.failures import NotFoundError, OperationError
+from pyproxy.daemon.host import Host, OpenUnit
+from pyproxy.daemon.operations import RestoreRequest
+from pyproxy.device.base import Device, execute_past_attentions
+from pyproxy.device.sg import SgDevice
+from pyproxy.migration.capture import take_checkpoint
+from pyproxy.migration.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint
+from pyproxy.migration.restore import RestoreReport, restore
+from pyproxy.reservation.facts import Nexus
+from pyproxy.reservation.snapshot import Snapshot, drive, read_snapshot
+from pyproxy.scsi.command import Command
+from pyproxy.scsi.constants import PrInAction
+from pyproxy.scsi.pr_cdb import PrIn
+from pyproxy.scsi.pr_in import ReportCapabilities
+from pyproxy.scsi.sense import Sense
+
+_CAPABILITIES_SIZE: Final = 8
+_READ_TIMEOUT_MS: Final = 10_000
+
+
+class LocalOperations:
+    """Operations on ``host``; ``daemon`` is whether the status says that a daemon answers."""
+
+    def __init__(self, host: Host, *, daemon: bool) -> None:
+        self._host = host
+        self._daemon = daemon
+
+    def status(self) -> StatusDocument:
+        """Return every guest and unit with its tracked state."""
+        config = self._host.config
+        _ = self._host.store  # a locked or damaged store is one failure, not one for each unit
+        return StatusDocument(
+            version=__version__,
+            host=config.daemon.host_name,
+            daemon=self._daemon,
+            pid=os.getpid(),
+            configuration=config.source,
+            guests=[
+                GuestStatus(
+                    name=guest.name,
+                    migrate_pr=guest.migrate_pr,
+                    rawio=guest.rawio,
+                    units=[self._unit_status(guest, section) for section in guest.unit],
+                )
+                for guest in config.guest
+            ],
+        )
+
+    def checkpoint(self, guest: str, lun: int | None) -> bytes:
+        """Return the checkpoint document of one unit of a guest."""
+        found = self._host.open_unit(guest, self._only_lun(guest) if lun is None else lun)
+        snooper = found.unit.snooper
+        if not snooper.migrate_pr:
+            raise OperationError(
+                f"guest {guest} LUN {found.unit.lun}: migrate_pr is off, its reservations are not tracked and stay "
+                "on this host; set migrate_pr = true and let the guest register again",
+                "migrate-pr-off",
+            )
+        with snooper.unit_lock:
+            # Under the guest's own RESERVE some devices refuse to be read; take_checkpoint says what is in the way.
+            state = found.unit.state if found.unit.state.spc2_reserved else found.unit.resync()
+            checkpoint = take_checkpoint(
+                found.unit.device,
+                guest=guest,
+                lun=found.unit.lun,
+                state=state,
+                identity=found.identity,
+                created_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+                pending=snooper.attentions.pending,
+                descriptor_sense=snooper.attentions.descriptor,
+                on_attention=snooper.received,
+            )
+            snooper.flush()
+        return encode_checkpoint(checkpoint)
+
+    def restore(self, request: RestoreRequest) -> RestoreDocument:
+        """Take the guest of a checkpoint over; the guest's unit here then tracks what it was given."""
+        if request.source is not None and request.source_dead:
+            raise OperationError("a source device and source-dead exclude each other: give one of the two", "wrong-use")
+        checkpoint = decode_checkpoint(request.document)
+        with contextlib.ExitStack() as opened:
+            found, destination = self._destination(checkpoint, request.device, opened)
+            source = (
+                None if request.source is None else self._source(request.source, request.device, destination, opened)
+            )
+            return RestoreDocument.of(self.take_over(checkpoint, destination, source, request, found))
+
+    def take_over(
+        self,
+        checkpoint: Checkpoint,
+        destination: Device,
+        source: Device | None,
+        request: RestoreRequest,
+        found: OpenUnit | None,
+    ) -> RestoreReport:
+        """Run a takeover on open devices; ``found`` is the guest's unit here, which loads the result, or None."""
+        with contextlib.nullcontext() if found is None else found.unit.snooper.unit_lock:
+            report = restore(
+                checkpoint,
+                destination,
+                store=self._host.store,
+                source=source,
+                source_dead=request.source_dead,
+                destination_nexus=_nexus(found),
+                fence_ruled_out=request.fence_ruled_out,
+            )
+            if found is not None and report.state is not None:
+                self._host.load_again(found.unit.guest, found.unit.lun)
+        return report
+
+    def pr_keys(self, target: str) -> KeysDocument:
+        """READ KEYS."""
+        name, snapshot = self._snapshot(target)
+        return KeysDocument(device=name, generation=snapshot.generation, keys=[key_text(key) for key in snapshot.keys])
+
+    def pr_reservation(self, target: str) -> ReservationDocument:
+        """READ RESERVATION."""
+        return _reservation(*self._snapshot(target))
+
+    def pr_status(self, target: str) -> FullStatusDocument:
+        """Read keys, reservation and full status."""
+        name, snapshot = self._snapshot(target, full_status=True)
+        return FullStatusDocument(
+            device=name,
+            generation=snapshot.generation,
+            keys=[key_text(key) for key in snapshot.keys],
+            reservation=_reservation(name, snapshot),
+            registrations=None if snapshot.full is None else [RegistrationDocument.of(one) for one in snapshot.full],
+        )
+
+    def pr_capabilities(self, target: str) -> CapabilitiesDocument:
+        """REPORT CAPABILITIES, as the device answers it: not masked as for a guest."""
+        cdb = PrIn(PrInAction.REPORT_CAPABILITIES, _CAPABILITIES_SIZE).encode()
+        command = Command(cdb, data_in=_CAPABILITIES_SIZE, timeout_ms=_READ_TIMEOUT_MS)
+        with self._port(target) as (device, on_attention):
+            result = execute_past_attentions(device, command, on_attention)
+            if not result.good:
+                raise OperationError(
+                    f"{device.name}: REPORT CAPABILITIES ended with status {result.status:02X}h, "
+                    f"{result.decoded_sense or 'no sense'}; it has no persistent reservations, or another host holds a "
+                    "RESERVE",
+                    "refused-by-device",
+                )
+            return CapabilitiesDocument.of(device.name, ReportCapabilities.decode(result.data))
+
+    def _unit_status(self, guest: GuestSection, section: UnitSection) -> UnitStatus:
+        backing = str(section.device) if section.device is not None else "emulated"
+        try:
+            found = self._host.open_unit(guest.name, section.lun)
+            intents = len(self._host.store.open_intents(guest.name, found.unit.snooper.identity_name))
+        except Exception as error:
+            told = failures.sentence(error)
+            if told is None:
+                raise
+            return UnitStatus(lun=section.lun, device=backing, error=told)
+        state, snooper = found.unit.state, found.unit.snooper
+        return UnitStatus(
+            lun=section.lun,
+            device=found.unit.device.name,
+            identity=found.identity.name,
+            registered=state.registered,
+            key=key_text(state.key),
+            reservation_type=None if state.type is None else int(state.type),
+            reservation=type_text(state.type),
+            aptpl=state.aptpl,
+            generation=state.generation,
+            epoch=state.epoch,
+            fresh=state.fresh,
+            suspect=list(state.suspect),
+            spc2_reserved=state.spc2_reserved,
+            pending_unit_attentions=[str(sense) for sense in snooper.attentions.pending],
+            open_intents=intents,
+        )
+
+    def _only_lun(self, guest: str) -> int:
+        sections = self._host.sections(guest)
+        if len(sections) == 1:
+            return sections[0].lun
+        luns = ", ".join(str(section.lun) for section in sections)
+        raise OperationError(
+            f"guest {guest} has {len(sections)} logical units (LUN {luns}), a checkpoint is of one: choose with --lun",
+            "ambiguous-lun",
+        )
+
+    def _destination(
+        self, checkpoint: Checkpoint, device: str | None, opened: contextlib.ExitStack
+    ) -> tuple[OpenUnit | None, Device]:
+        """Open what the guest is to use here: its configured unit, or the node that was named."""
+        if device is None:
+            try:
+                found = self._host.open_unit(checkpoint.guest, checkpoint.lun)
+            except NotFoundError as error:
+                raise NotFoundError(f"{error}; add it there, or name the node with --device") from None
+            return found, found.unit.device
+        owner = _guest_and_lun(device) or self._host.find_node(device)
+        if owner is None:
+            return None, opened.enter_context(_open_node(device))
+        if owner != (checkpoint.guest, checkpoint.lun):
+            raise OperationError(
+                f"{device} is LUN {owner[1]} of guest {owner[0]} here, the checkpoint is of LUN {checkpoint.lun} of "
+                f"guest {checkpoint.guest}; they would share one registration: name another node",
+                "nexus-in-use",
+            )
+        found = self._host.open_unit(*owner)
+        return found, found.unit.device
+
+    def _source(self, source: str, device: str | None, destination: Device, opened: contextlib.ExitStack) -> Device:
+        """Open the source's node; the same object as the destination's where they are one node."""
+        owner = _guest_and_lun(source) or self._host.find_node(source)
+        if owner is not None:
+            return self._host.unit(*owner).device
+        if device is not None and os.path.realpath(device) == os.path.realpath(source):
+            return destination
+        return opened.enter_context(_open_node(source))
+
+    def _snapshot(self, target: str, *, full_status: bool = False) -> tuple[str, Snapshot]:
+        """Read a unit; what is a guest's is read through its snooper, which keeps the guest's unit attentions."""
+        owner = _guest_and_lun(target) or self._host.find_node(target)
+        if owner is not None:
+            unit = self._host.unit(*owner)
+            with unit.snooper.unit_lock:
+                unit.resync()
+                snapshot = unit.snooper.last_snapshot
+            assert snapshot is not None
+            return unit.device.name, snapshot
+        with _open_node(target) as device:
+            return device.name, drive(read_snapshot(full_status, capabilities=False), device.execute)
+
+    @contextlib.contextmanager
+    def _port(self, target: str) -> Iterator[tuple[Device, Callable[[Sense], None]]]:
+        owner = _guest_and_lun(target) or self._host.find_node(target)
+        if owner is None:
+            with _open_node(target) as device:
+                yield device, lambda _: None
+            return
+        unit = self._host.unit(*owner)
+        with unit.snooper.unit_lock:
+            yield unit.device, unit.snooper.received
+
+
+@contextlib.contextmanager
+def _open_node(path: str) -> Iterator[SgDevice]:
+    with contextlib.closing(SgDevice.open(path, threads=1, slots=1)) as device:
+        yield device
+
+
+def _guest_and_lun(target: str) -> tuple[str, int] | None:
+    """Read GUEST/LUN; None for a path."""
+    if target.startswith("/"):
+        return None
+    guest, slash, lun = target.rpartition("/")
+    if not (slash and guest and lun.isascii() and lun.isdigit() and len(lun) <= 5):
+        raise NotFoundError(f'"{target}" is neither the path of a device node nor GUEST/LUN (such as guest/0)')
+    return guest, int(lun)
+
+
+def _nexus(found: OpenUnit | None) -> Nexus | None:
+    if found is None or found.backing.initiator is None:
+        return None
+    return Nexus(found.backing.initiator, found.backing.rtpi)
+
+
+def _reservation(name: str, snapshot: Snapshot) -> ReservationDocument:
+    kind = snapshot.reservation_type
+    named = kind is not None and not snapshot.all_registrants
+    return ReservationDocument(
+        device=name,
+        generation=snapshot.generation,
+        key=key_text(snapshot.reservation_key) if named else None,
+        type=None if kind is None else int(kind),
+        type_name=type_text(kind),
+    )

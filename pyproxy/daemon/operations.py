@@ -1,0 +1,56 @@
+"""What can be asked of a host, the same whether a running daemon answers or the command does it itself."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from msgspec import Struct
+
+from pyproxy.daemon.documents import (
+    CapabilitiesDocument,
+    FullStatusDocument,
+    KeysDocument,
+    ReservationDocument,
+    RestoreDocument,
+    StatusDocument,
+)
+
+
+class RestoreRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A takeover: the checkpoint ``document`` as written, and which nodes to use.
+
+    ``device`` is the destination's node where the checkpoint's unit is not configured here; ``source`` a node that
+    reaches the source's nexus. ``source_dead`` is the operator's statement that the source has stopped for good,
+    ``fence_ruled_out`` that no node fenced the guest while an earlier restore was interrupted.
+    """
+
+    document: bytes
+    device: str | None = None
+    source: str | None = None
+    source_dead: bool = False
+    fence_ruled_out: bool = False
+
+
+class Operations(Protocol):
+    """A host's operations. All raise what ``daemon.failures.sentence`` knows."""
+
+    def status(self) -> StatusDocument:
+        """Return every guest and unit with its tracked state."""
+
+    def checkpoint(self, guest: str, lun: int | None) -> bytes:
+        """Return the checkpoint document of a guest, of one of its units when ``lun`` is given."""
+
+    def restore(self, request: RestoreRequest) -> RestoreDocument:
+        """Take the guest of a checkpoint over; what the device decides is in the document, not an exception."""
+
+    def pr_keys(self, target: str) -> KeysDocument:
+        """READ KEYS; ``target`` is a device node's path or GUEST/LUN."""
+
+    def pr_reservation(self, target: str) -> ReservationDocument:
+        """READ RESERVATION."""
+
+    def pr_status(self, target: str) -> FullStatusDocument:
+        """READ KEYS, READ RESERVATION and, where the device has it, READ FULL STATUS."""
+
+    def pr_capabilities(self, target: str) -> CapabilitiesDocument:
+        """REPORT CAPABILITIES."""

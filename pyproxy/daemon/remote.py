@@ -1,0 +1,62 @@
+"""The operations of a host, asked of the daemon that runs there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from pyproxy.daemon.documents import (
+    CapabilitiesDocument,
+    FullStatusDocument,
+    KeysDocument,
+    ReservationDocument,
+    RestoreDocument,
+    StatusDocument,
+)
+from pyproxy.daemon.operations import RestoreRequest
+from pyproxy.frontend.api import Client
+
+D = TypeVar("D", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteOperations:
+    """Operations through the control API."""
+
+    client: Client
+
+    def status(self) -> StatusDocument:
+        """Return every guest and unit with its tracked state."""
+        return msgspec.json.decode(self.client.request("GET", "/status"), type=StatusDocument)
+
+    def checkpoint(self, guest: str, lun: int | None) -> bytes:
+        """Return the checkpoint document of a guest."""
+        path = f"/guests/{quote(guest, safe='')}/checkpoint"
+        return self.client.request("POST", path) if lun is None else self.client.request("POST", path, lun=str(lun))
+
+    def restore(self, request: RestoreRequest) -> RestoreDocument:
+        """Take the guest of a checkpoint over."""
+        answer = self.client.request("POST", "/restore", msgspec.json.encode(request))
+        return msgspec.json.decode(answer, type=RestoreDocument)
+
+    def pr_keys(self, target: str) -> KeysDocument:
+        """READ KEYS."""
+        return self._read("keys", target, KeysDocument)
+
+    def pr_reservation(self, target: str) -> ReservationDocument:
+        """READ RESERVATION."""
+        return self._read("reservation", target, ReservationDocument)
+
+    def pr_status(self, target: str) -> FullStatusDocument:
+        """Read keys, reservation and full status."""
+        return self._read("status", target, FullStatusDocument)
+
+    def pr_capabilities(self, target: str) -> CapabilitiesDocument:
+        """REPORT CAPABILITIES."""
+        return self._read("capabilities", target, CapabilitiesDocument)
+
+    def _read(self, what: str, target: str, document: type[D]) -> D:
+        return msgspec.json.decode(self.client.request("GET", f"/pr/{what}", target=target), type=document)
