@@ -18,6 +18,7 @@ from _fastpath.cdb import LANE_PR, parse
 from pyproxy.device.base import Device, LaneDevice, LaneEvent, TransportError
 from pyproxy.policy import Denied, deny
 from pyproxy.reservation import masking
+from pyproxy.reservation.adopt import Adoption
 from pyproxy.reservation.events import EventKind, InspectEvent, events_of, events_without_answer
 from pyproxy.reservation.snooper import Snooper
 from pyproxy.reservation.state import NexusState, Suspicion
@@ -68,6 +69,10 @@ class GuestUnit:
         """Read the device and bring the tracked state level with it; raises SnapshotError."""
         return self.snooper.resync(self.device.execute)
 
+    def adopt(self, key: int | None = None) -> Adoption:
+        """Take a registration made without pyproxy into the tracked state; raises SnapshotError."""
+        return self.snooper.adopt(self.device.execute, key)
+
     def execute(self, command: Command) -> Result:
         """Run one command of the guest to its end."""
         settled = self._settle(command)
@@ -109,7 +114,7 @@ class GuestUnit:
         if denied is not None:
             return self._refuse(command, denied, parsed.name)
         if parsed.lane == LANE_PR:
-            return self.snooper.handle(command, self.device.execute)
+            return self.snooper.handle(command, self._send)
         if self.snooper.migrate_pr and masking.is_rsoc(command.cdb):
             return self._report_opcodes(command)
         return None
@@ -128,16 +133,20 @@ class GuestUnit:
 
     def _pass(self, command: Command) -> Result:
         try:
-            result = self.device.execute(command)
-        except ValueError as error:
-            # What no transport can carry is the guest's mistake, such as data in both directions.
-            log.debug("%s: %s; answered %s", self.snooper.name, error, INVALID_FIELD_IN_CDB)
-            return self._check_condition(INVALID_FIELD_IN_CDB, command)
+            result = self._send(command)
         except TransportError as error:
             self._lost(command, error)
             raise
         self._watch(command, result)
         return result
+
+    def _send(self, command: Command) -> Result:
+        try:
+            return self.device.execute(command)
+        except ValueError as error:
+            # What no transport can carry is the guest's mistake, such as data in both directions.
+            log.debug("%s: %s; answered %s", self.snooper.name, error, INVALID_FIELD_IN_CDB)
+            return self._check_condition(INVALID_FIELD_IN_CDB, command)
 
     def _pass_batch(self, commands: list[Command]) -> Sequence[Result | TransportError | None]:
         """Submit commands together and watch how they end; None for one that the device left to the PR lane."""

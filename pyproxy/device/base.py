@@ -39,6 +39,10 @@ class TransportError(OSError):
         self.fate_unknown = fate_unknown
         self.outcomes = outcomes
 
+    def __str__(self) -> str:
+        """Return the message alone: it names the device and says in words what the number means."""
+        return self.strerror or super().__str__()
+
 
 class UnexpectedReplyError(Exception):
     """The device answered what it must not, or not what is needed; the message names device, command and answer."""

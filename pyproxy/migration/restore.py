@@ -15,7 +15,7 @@ from typing import Final
 
 from pyproxy.migration.checkpoint import Checkpoint, encode_checkpoint
 from pyproxy.migration.unit import UnitError, UnitFound, identify
-from pyproxy.reservation.attention import encode_attentions
+from pyproxy.reservation.attention import decode_attentions, encode_attentions
 from pyproxy.reservation.classify import Decision, Source
 from pyproxy.reservation.executor import Executor, Port, SentCommand
 from pyproxy.reservation.facts import Facts, Nexus, describe_keys
@@ -226,8 +226,8 @@ class _Restore:
             if known is None or known.outcome is None or known.outcome in _SUCCEEDED:
                 break
         record = self._store.load_nexus(self._checkpoint.guest, self.unit)
-        tried_here = known is not None or number > 1
-        allowed = self._epoch if tried_here else self._checkpoint.epoch
+        # Only an attempt that is open or succeeded may have raised the epoch; else another checkpoint did.
+        allowed = self._epoch if known is not None else self._checkpoint.epoch
         if record is not None and record.epoch > allowed:
             return self.report(
                 Decision.OLDER,
@@ -243,6 +243,13 @@ class _Restore:
     def _used_up(self, known: Journal, record: NexusRecord | None) -> RestoreReport:
         """Say that it was done before; reading through the nexus could eat a unit attention of the running guest."""
         state = decode_state(record.state) if record is not None and record.state else None
+        if state is not None and self._checkpoint.key and not state.registered:
+            return self.report(
+                Decision.OLDER,
+                f"REFUSED, this checkpoint was restored on this host at {known.started} UTC, and the guest has lost "
+                "its registration here since: it was fenced, gave it up or was taken over by another host. Nothing was "
+                "sent but INQUIRY: make a new checkpoint where the guest runs",
+            )
         has = f"; it is {state}" if state is not None else ""
         return self.report(
             Decision.ALREADY_DONE,
@@ -278,6 +285,7 @@ class _Restore:
     ) -> RestoreReport:
         """Run the plan and make its result durable."""
         history = self._rows.history
+        resumed = bool(history.events)
         executor = Executor(self._destination, self._source, history, self._rows, pause=pause)
         outcome = executor.run(takeover(facts, history, draw))
         log.info("%s", outcome.sentence)
@@ -288,12 +296,12 @@ class _Restore:
             commands=executor.sent,
             before=outcome.before,
             after=outcome.after,
-            attentions=self._attentions(outcome.attentions),
+            attentions=self._attentions(outcome.attentions, outcome.decision),
             state=None,
         )
         self._keep_open = outcome.decision in _KEPT_OPEN or _left_behind(history, outcome)
         if outcome.decision.succeeded or outcome.decision in _CLAIM_LOST:
-            return self._finished(report, _state(outcome, facts))
+            return self._finished(report, _state(outcome, _destination_nexus(outcome, facts, resumed=resumed)))
         self._close(outcome.decision)
         return report
 
@@ -301,7 +309,7 @@ class _Restore:
         """Build the report of a restore that changed nothing."""
         sentence = f"guest {self._checkpoint.guest} on {self.unit}: {text}"
         log.info("%s", sentence)
-        attentions = self._attentions(())
+        attentions = self._attentions((), decision)
         return RestoreReport(decision, sentence, "", (), snapshot, snapshot, attentions, None)
 
     def _finished(self, report: RestoreReport, state: NexusState) -> RestoreReport:
@@ -329,10 +337,17 @@ class _Restore:
         if not self._keep_open:
             self._rows.close(decision)
 
-    def _attentions(self, seen: tuple[Sense, ...]) -> tuple[Sense, ...]:
-        """Put together what waited for the guest at the checkpoint and what was seen since, each once."""
+    def _attentions(self, seen: tuple[Sense, ...], decision: Decision) -> tuple[Sense, ...]:
+        """Put together what waited for the guest at the checkpoint and what was seen since, each once.
+
+        Where the guest did not leave its nexus, what waits is in the store: some may have been told since.
+        """
+        waiting = self._checkpoint.pending
+        record = self._store.load_nexus(self._checkpoint.guest, self.unit)
+        if decision is Decision.SAME_NEXUS and record is not None:
+            waiting = decode_attentions(record.attentions)
         found: dict[tuple[int, int, int], Sense] = {}
-        for sense in (*self._checkpoint.pending, *seen):
+        for sense in (*waiting, *seen):
             found.setdefault(sense.code, sense)
         return tuple(found.values())
 
@@ -342,8 +357,25 @@ def _left_behind(history: History, outcome: Outcome) -> bool:
     return outcome.after is not None and any(key in outcome.after.keys for key in history.nonces or ())
 
 
-def _state(outcome: Outcome, facts: Facts) -> NexusState:
-    nexus = facts.destination_nexus
+def _destination_nexus(outcome: Outcome, facts: Facts, *, resumed: bool) -> Nexus | None:
+    """Tell how READ FULL STATUS names the destination: as known, or by the one registration that can only be its own.
+
+    Where others share the key that is the one which appeared between the first and the last reading. A ``resumed``
+    takeover may have found the destination registered, so what appeared since may be another nexus.
+    """
+    before, after = outcome.before, outcome.after
+    if facts.destination_nexus is not None or not outcome.key or after is None or after.full is None:
+        return facts.destination_nexus
+    found = [one for one in after.full if one.key == outcome.key]
+    if len(found) > 1 and not resumed and before is not None and before.full is not None:
+        known = {(one.transport_id, one.rtpi) for one in before.full}
+        found = [one for one in found if (one.transport_id, one.rtpi) not in known]
+    if len(found) != 1 or found[0].transport_id is None:
+        return None
+    return Nexus(found[0].transport_id, None if found[0].all_tg_pt else found[0].rtpi)
+
+
+def _state(outcome: Outcome, nexus: Nexus | None) -> NexusState:
     return NexusState(
         key=outcome.key,
         type=outcome.type,

@@ -111,13 +111,16 @@ class Decision(StrEnum):
 class Situation:
     """Everything the decision depends on.
 
+    ``perhaps_same``: both are registered with K, and whether they are one nexus cannot be told.
     ``source_key`` and ``destination_key`` are proven, except ``source_key`` with a source that is not alive and not
     named by READ FULL STATUS: then it is inferred from the key list. ``held_before``: the checkpoint says
     that the guest held a reservation. ``shared``: nexuses other than the two are registered with K. ``proven``: the
     checkpoint is not older than what the device shows. ``key_left``: some nexus is registered with K. ``power_lost``:
     nothing is reserved and PRGENERATION has restarted. ``touched``: this takeover has registered the destination and
     not unregistered it again. ``began``: it has changed something, even if that is undone. ``witnessed``: the source
-    was seen registered when the destination got K, so K there is no resurrection. ``preempted``: the PREEMPT of K is
+    was seen registered when the destination got K, so K there is no resurrection. ``earned``: this takeover may have
+    removed the source's registration, or the destination alone holds; else another host may have taken over from the
+    same checkpoint. ``preempted``: the PREEMPT of K is
     known to have been executed; ``preempt_unknown``: it was issued and its fate is not known. ``unsafe_target``: a
     target on which an all-registrants PREEMPT leaves a dangling holder.
     """
@@ -129,6 +132,7 @@ class Situation:
     claim: Claim
     direction: Direction = Direction.FORWARD
     same_nexus: bool = False
+    perhaps_same: bool = False
     held_before: bool = False
     shared: bool = False
     proven: bool = True
@@ -137,6 +141,7 @@ class Situation:
     touched: bool = False
     began: bool = False
     witnessed: bool = False
+    earned: bool = False
     preempted: bool = False
     preempt_unknown: bool = False
     unsafe_target: bool = False
@@ -155,6 +160,7 @@ class Row:
     claim: frozenset[Claim] | None = None
     direction: Direction | None = None
     same_nexus: bool | None = None
+    perhaps_same: bool | None = None
     held_before: bool | None = None
     shared: bool | None = None
     proven: bool | None = None
@@ -163,6 +169,7 @@ class Row:
     touched: bool | None = None
     began: bool | None = None
     witnessed: bool | None = None
+    earned: bool | None = None
     preempted: bool | None = None
     preempt_unknown: bool | None = None
     unsafe_target: bool | None = None
@@ -179,6 +186,7 @@ class Row:
         flags = (
             (self.direction, at.direction),
             (self.same_nexus, at.same_nexus),
+            (self.perhaps_same, at.perhaps_same),
             (self.held_before, at.held_before),
             (self.shared, at.shared),
             (self.proven, at.proven),
@@ -187,6 +195,7 @@ class Row:
             (self.touched, at.touched),
             (self.began, at.began),
             (self.witnessed, at.witnessed),
+            (self.earned, at.earned),
             (self.preempted, at.preempted),
             (self.preempt_unknown, at.preempt_unknown),
             (self.unsafe_target, at.unsafe_target),
@@ -236,6 +245,13 @@ ROWS: Final[tuple[Row, ...]] = (
         held_before=True,
     ),
     Row(Decision.SAME_NEXUS, "source and destination are one I_T nexus", same_nexus=True),
+    Row(
+        Decision.DESTINATION_BUSY,
+        "the destination's nexus was registered with the guest's key before, and may be the source's nexus itself",
+        s=_K,
+        d=_K,
+        perhaps_same=True,
+    ),
     # The destination holds under the temporary key: the PREEMPT of K is done, whatever registered K since.
     Row(
         Move.SETTLE_DESTINATION,
@@ -398,6 +414,7 @@ ROWS: Final[tuple[Row, ...]] = (
         d=_K,
         claim=frozenset({Claim.HELD}),
         holder=frozenset({Holder.GUEST}),
+        earned=True,
     ),
     Row(
         Decision.TAKEN_OVER,
@@ -407,6 +424,7 @@ ROWS: Final[tuple[Row, ...]] = (
         claim=frozenset({Claim.PERHAPS_HELD}),
         holder=frozenset({Holder.GUEST, Holder.SIBLING, Holder.NOBODY, Holder.EVERYONE}),
         witnessed=True,
+        earned=True,
     ),
     Row(
         Decision.TAKEN_OVER,
@@ -415,6 +433,7 @@ ROWS: Final[tuple[Row, ...]] = (
         d=_K,
         claim=frozenset({Claim.REGISTERED}),
         witnessed=True,
+        earned=True,
     ),
     Row(
         Decision.TAKEN_OVER,
@@ -424,6 +443,7 @@ ROWS: Final[tuple[Row, ...]] = (
         claim=frozenset({Claim.ALL_REGISTRANTS}),
         holder=frozenset({Holder.EVERYONE, Holder.NOBODY}),
         witnessed=True,
+        earned=True,
     ),
     Row(
         Move.SETTLE_DESTINATION,

@@ -18,6 +18,9 @@ from pyproxy.scsi.sense import Sense
 PROBE: Final = "probe"
 """What stands for a move where a REGISTER only asks whether the nexus is registered with a key."""
 
+REMOVES_SOURCE: Final = (Move.UNREGISTER_SOURCE, Move.DROP_NONCE, Move.PREEMPT_NONCE, Move.PREEMPT_GUEST)
+"""Moves after which the source has no registration any more."""
+
 _REGISTRATIONS_LOST: Final = frozenset({(0x6, 0x2A, 0x03), (0x6, 0x2A, 0x05)})
 _RESET: Final = 0x29
 _REGISTRATION_CHANGED: Final = 0x2A
@@ -218,9 +221,8 @@ class History:
     @property
     def source_removed(self) -> bool:
         """Whether this takeover is known to have removed the source's registration."""
-        gone = (Move.UNREGISTER_SOURCE, Move.DROP_NONCE, Move.PREEMPT_NONCE, Move.PREEMPT_GUEST)
         for command, fate in self.commands():
-            if fate is Fate.GOOD and command.move in gone:
+            if fate is Fate.GOOD and command.move in REMOVES_SOURCE:
                 return True
             if command.move == Move.SETTLE_DESTINATION and not command.source_alive:
                 return True  # only sent after the source's registration was seen to be gone
@@ -242,12 +244,13 @@ class History:
             most += 2 if removes or preempts else 1
         return least, most
 
-    def guest_attentions(self) -> tuple[Sense, ...]:
+    def guest_attentions(self, *, one_nexus: bool = False) -> tuple[Sense, ...]:
         """Return those of the noticed unit attentions that the guest must still see, each once, in order.
 
         What the destination had queued before this takeover touched it is the host's own and dropped, so is what a
         resumed process drains there first, except reservation events. On the source all are the guest's except the
         one that our own PREEMPT of the nonce caused there (2A/05, on tgt 2A/03), which is dropped exactly once.
+        ``one_nexus``: the destination's are the guest's as well.
         """
         kept: dict[tuple[int, int, int], Sense] = {}
         touched = draining = False
@@ -264,8 +267,10 @@ class History:
                 if event.side is Side.SOURCE and ours_pending and sense.code in _REGISTRATIONS_LOST:
                     ours_pending, ours_dropped = False, True
                     continue
-                if event.side is Side.DESTINATION and (
-                    not touched or (draining and sense.asc != _REGISTRATION_CHANGED)
+                if (
+                    not one_nexus
+                    and event.side is Side.DESTINATION
+                    and (not touched or (draining and sense.asc != _REGISTRATION_CHANGED))
                 ):
                     continue
                 kept.setdefault(sense.code, sense)

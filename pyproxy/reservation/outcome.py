@@ -99,7 +99,7 @@ def _held(facts: Facts, decision: Decision, claim: Claim, after: Snapshot | None
 
 def _attentions(decision: Decision, history: History, after: Snapshot | None) -> tuple[Sense, ...]:
     """Collect what the guest must still see; where the target tells nothing about a fence, what it would have seen."""
-    found = history.guest_attentions()
+    found = history.guest_attentions(one_nexus=decision is Decision.SAME_NEXUS)
     if decision is Decision.FENCED and not any(sense.code in _LOST for sense in found):
         emptied = after is not None and not after.keys
         return (*found, RESERVATIONS_PREEMPTED if emptied else REGISTRATIONS_PREEMPTED)
@@ -151,8 +151,8 @@ def _sentence(
             )
         case Decision.DESTINATION_BUSY:
             return (
-                f"{who}: REFUSED, {why}; {shows}. Nothing was changed: unregister this host's nexus first, or use "
-                "another path to the unit"
+                f"{who}: REFUSED, {why}; {shows}. Nothing was changed: make sure that the registration is not the "
+                "guest's own and unregister this host's nexus first, or use another path to the unit"
             )
         case Decision.UNSUPPORTED:
             return (

@@ -24,7 +24,7 @@ from pyproxy.reservation.classify import (
     classify,
 )
 from pyproxy.reservation.facts import Facts, describe_keys, describe_reservation
-from pyproxy.reservation.history import Fate, History, Run, Settled, Side, Witnessed
+from pyproxy.reservation.history import REMOVES_SOURCE, Fate, History, Run, Settled, Side, Witnessed
 from pyproxy.reservation.outcome import Outcome, conclude
 from pyproxy.reservation.sighting import Observer, Sight
 from pyproxy.reservation.snapshot import Snapshot, SnapshotError
@@ -170,6 +170,7 @@ class _Takeover:
             claim=claim,
             direction=self._direction,
             same_nexus=sight.one_nexus,
+            perhaps_same=sight.perhaps_one,
             held_before=facts.type is not None,
             shared=sight.others > 0,
             proven=not self._differences(sight),
@@ -183,6 +184,7 @@ class _Takeover:
             touched=history.touched,
             began=history.issued(*Move),
             witnessed=history.witnessed,
+            earned=history.issued(*REMOVES_SOURCE) or sight.holder_side is Side.DESTINATION,
             preempted=preempted,
             preempt_unknown=unknown,
             unsafe_target=facts.unsafe_target,

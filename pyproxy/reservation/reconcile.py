@@ -56,10 +56,10 @@ def reconcile(
         suspect=(),
         aptpl=snapshot.ptpl_active if snapshot.ptpl_active is not None else tracked.aptpl,
     )
-    own = _own_descriptor(tracked, snapshot)
-    if own is not None:
-        return _by_descriptor(tracked, base, own)
-    if _named(tracked, snapshot):
+    own = own_descriptors(tracked, snapshot)
+    if own is not None and len(own) == 1:
+        return _by_descriptor(tracked, base, own[0])
+    if own == ():
         return _gone(tracked, base, snapshot, "READ FULL STATUS does not list its TransportID")
     possible = tuple(dict.fromkeys(possible)) or (tracked.key,)
     if loss_announced and 0 not in possible:
@@ -99,26 +99,19 @@ def attention_for_loss(tracked: NexusState, snapshot: Snapshot) -> Sense:
     return RESERVATIONS_PREEMPTED
 
 
-def _matching(tracked: NexusState, snapshot: Snapshot) -> list[RegistrationDescriptor]:
+def own_descriptors(tracked: NexusState, snapshot: Snapshot) -> tuple[RegistrationDescriptor, ...] | None:
+    """Return the descriptors that name this nexus, several where nobody knows its target port.
+
+    None where READ FULL STATUS or this nexus' TransportID is not to be had; empty proves that it has no registration.
+    """
     if tracked.transport_id is None or snapshot.full is None:
-        return []
-    return [
+        return None
+    return tuple(
         descriptor
         for descriptor in snapshot.full
         if descriptor.transport_id == tracked.transport_id
         and (tracked.rtpi is None or descriptor.all_tg_pt or descriptor.rtpi == tracked.rtpi)
-    ]
-
-
-def _own_descriptor(tracked: NexusState, snapshot: Snapshot) -> RegistrationDescriptor | None:
-    """Return this nexus' descriptor; None where there is none, or several target ports and nobody knows ours."""
-    matching = _matching(tracked, snapshot)
-    return matching[0] if len(matching) == 1 else None
-
-
-def _named(tracked: NexusState, snapshot: Snapshot) -> bool:
-    """Whether the snapshot proves that this nexus has no registration: full status is whole and does not list it."""
-    return tracked.transport_id is not None and snapshot.full is not None and not _matching(tracked, snapshot)
+    )
 
 
 def _by_descriptor(tracked: NexusState, base: NexusState, own: RegistrationDescriptor) -> Reconciliation:

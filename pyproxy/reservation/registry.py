@@ -51,7 +51,8 @@ class UnitRegistry:
     def claim(self, unit: str, nexus: str, guest: str, lun: int) -> Claim:
         """Take an I_T nexus of a logical unit for one LUN of one guest; raises NexusInUseError.
 
-        ``nexus`` names the path as the unit sees it: initiator port and target port.
+        ``nexus`` names the path as the unit sees it: initiator port and target port. One guest may have a unit once,
+        because its state is kept under the guest and the unit.
         """
         with self._lock:
             holder = self._claims.get((unit, nexus))
@@ -60,6 +61,12 @@ class UnitRegistry:
                     f"guest {guest} LUN {lun}: logical unit {unit} is served to guest {holder.guest} LUN {holder.lun} "
                     f"through the same nexus {nexus}; they would share one registration: give each guest an initiator "
                     "of its own, or remove one of the two"
+                )
+            twin = next((one for one in self._claims.values() if (one.unit, one.guest) == (unit, guest)), None)
+            if twin is not None:
+                raise NexusInUseError(
+                    f"guest {guest} LUN {lun}: logical unit {unit} is LUN {twin.lun} of this guest already, through "
+                    f"{twin.nexus}; what it reserves there is kept once for each unit: remove one of the two"
                 )
             claim = Claim(unit, nexus, guest, lun, self)
             self._claims[unit, nexus] = claim

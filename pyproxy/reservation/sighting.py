@@ -27,8 +27,8 @@ class Sight:
     """What one round of reading showed.
 
     ``holder_side`` is who of ours READ FULL STATUS names as holder; ``others`` how many other nexuses have K;
-    ``full`` whether everything was read; ``one_nexus``: source and destination are the same; ``read`` is False for
-    what was only concluded from an answer.
+    ``full`` whether everything was read; ``one_nexus``: source and destination are the same, ``perhaps_one``: they may
+    be; ``read`` is False for what was only concluded from an answer.
     """
 
     snapshot: Snapshot
@@ -39,6 +39,7 @@ class Sight:
     others: int
     full: bool
     one_nexus: bool = False
+    perhaps_one: bool = False
     read: bool = True
 
     @property
@@ -119,7 +120,8 @@ class Observer:
         ours = 1 if one_nexus else [source, destination].count(OwnKey.GUEST)
         others = max(0, Counter(snapshot.keys)[self._facts.key] - ours)
         holder, side = self._holder(snapshot, {Side.SOURCE: source, Side.DESTINATION: destination}, others)
-        return Sight(snapshot, source, destination, holder, side, others, full, one_nexus)
+        perhaps = both and not one_nexus and not self._two_nexuses(snapshot)
+        return Sight(snapshot, source, destination, holder, side, others, full, one_nexus, perhaps)
 
     def registered(self, sight: Sight) -> Sight:
         """Return what a read would show after a GOOD registration of the destination if nothing else happened."""
@@ -151,7 +153,7 @@ class Observer:
 
     def _destination_key(self, snapshot: Snapshot, *, full: bool) -> Steps[OwnKey]:
         named = self.locate(Side.DESTINATION, snapshot)
-        if named is not None:
+        if named is not None and not self._through_any_port(named):
             return named
         absent = OwnKey.OTHER if self._busy else OwnKey.NONE
         _, temporary = self.nonces()
@@ -280,7 +282,23 @@ class Observer:
         source, destination = facts.source_nexus, facts.destination_nexus
         if source is not None and destination is not None and None not in (source.rtpi, destination.rtpi):
             return source == destination
-        return self._alive and Counter(snapshot.keys)[facts.key] == 1
+        named = self._named_registrations(snapshot)
+        return named[0] is named[1] if named is not None else Counter(snapshot.keys)[facts.key] == 1
+
+    def _two_nexuses(self, snapshot: Snapshot) -> bool:
+        """Tell whether they are certainly two: READ FULL STATUS lists both, or this takeover registered one of them."""
+        named = self._named_registrations(snapshot)
+        return self._history.touched or (named is not None and named[0] is not named[1])
+
+    def _named_registrations(self, snapshot: Snapshot) -> tuple[RegistrationDescriptor, RegistrationDescriptor] | None:
+        source, destination = (self._descriptors(side, snapshot) or () for side in (Side.SOURCE, Side.DESTINATION))
+        return (source[0], destination[0]) if len(source) == len(destination) == 1 else None
+
+    def _through_any_port(self, key: OwnKey) -> bool:
+        """Whether only the initiator was found registered with K, maybe through another target port: to be asked."""
+        nexus = self._facts.destination_nexus
+        unasked = self._belief.get(Side.DESTINATION) is not OwnKey.GUEST
+        return key is OwnKey.GUEST and nexus is not None and nexus.rtpi is None and unasked
 
     def _hear(self, sense: Sense) -> None:
         if registrations_lost(sense):

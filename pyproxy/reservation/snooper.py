@@ -7,15 +7,15 @@ did is recorded before the guest sees GOOD.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from pyproxy.reservation import masking
-from pyproxy.reservation.attention import PendingAttentions, decode_attentions, encode_attentions
+from pyproxy.reservation.adopt import Adoption, adopt
+from pyproxy.reservation.attention import PendingAttentions, encode_attentions
 from pyproxy.reservation.durable import StateStore, StoredIntent
 from pyproxy.reservation.events import (
     EventKind,
@@ -25,6 +25,7 @@ from pyproxy.reservation.events import (
     is_conflict,
     suspicion_of,
 )
+from pyproxy.reservation.intents import RecordedExecute, Submission, is_answer, keys_left_open, outcome_document
 from pyproxy.reservation.reconcile import (
     Reconciliation,
     Verdict,
@@ -33,6 +34,7 @@ from pyproxy.reservation.reconcile import (
     reconcile,
     with_reservation,
 )
+from pyproxy.reservation.remembered import remembered
 from pyproxy.reservation.snapshot import (
     Execute,
     Snapshot,
@@ -41,7 +43,7 @@ from pyproxy.reservation.snapshot import (
     read_reservation,
     read_snapshot,
 )
-from pyproxy.reservation.state import NexusState, Suspicion, decode_state, encode_state
+from pyproxy.reservation.state import NexusState, Suspicion, encode_state
 from pyproxy.reservation.tracking import TrackedNexus
 from pyproxy.reservation.transfer import answer, check_condition, gather, received
 from pyproxy.reservation.transitions import (
@@ -51,7 +53,8 @@ from pyproxy.reservation.transitions import (
     after_check_condition,
     after_conflict,
     apply,
-    possible_keys,
+    proves_registration,
+    tells_own_key,
 )
 from pyproxy.scsi.command import Command, Result
 from pyproxy.scsi.constants import PERSISTENT_RESERVE_OUT, PrInAction, PrOutAction, PrType, Status
@@ -63,32 +66,8 @@ log = logging.getLogger(__name__)
 
 _CDB_SIZE: Final = 10
 _LIST_LIMIT: Final = 0xFFFF
-_DRIVER_STATUSES_WITH_ANSWER: Final = (0x00, 0x08)
-"""DRIVER_OK and DRIVER_SENSE; others mean that the answer is not the device's."""
-
-_PREEMPTING: Final = (PrOutAction.PREEMPT, PrOutAction.PREEMPT_AND_ABORT)
-
-_TELLS_OWN_KEY: Final = (
-    PrOutAction.REGISTER,
-    PrOutAction.REGISTER_AND_IGNORE_EXISTING_KEY,
-    PrOutAction.CLEAR,
-    PrOutAction.REPLACE_LOST_RESERVATION,
-)
-"""Service actions after which, with GOOD, the sender's own key is known whatever it was before."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Submission:
-    """One PERSISTENT RESERVE OUT on its way."""
-
-    intent: int
-    prout: PrOut
-    parameters: Parameters | None
-
-    @property
-    def name(self) -> str:
-        known = next((action.name for action in PrOutAction if action == self.prout.action), None)
-        return known.replace("_", " ") if known else f"service action {self.prout.action:02X}h"
+_OPEN_INTENTS: Final = 16
+"""PERSISTENT RESERVE OUTs of unknown outcome after which no more are sent to a device that cannot be read."""
 
 
 class Snooper:
@@ -180,7 +159,7 @@ class Snooper:
         For whoever reads or identifies the device through this nexus other than by ``resync``.
         """
         self._ate(attentions)
-        self.suspect(*(suspicion_of(sense.asc, sense.ascq) for sense in attentions if sense.is_unit_attention))
+        self._doubt(attentions)
         if attentions:
             self._save(())
 
@@ -198,6 +177,37 @@ class Snooper:
             self._resync(execute)
             return self.state
 
+    def adopt(self, execute: Execute, key: int | None = None) -> Adoption:
+        """Take a registration that was made without us into the tracked state; see ``adopt.adopt``.
+
+        Raises SnapshotError where the device cannot be read, and what the store raises.
+        """
+        with self.unit_lock:
+            self._resync(execute)
+            mark, tracked = self._nexus.mark(), self.state
+            recorded = RecordedExecute(
+                self._store, self.guest, self.identity_name, tracked, execute, reason="adoption-probe"
+            )
+            try:
+                found = drive(adopt(tracked, key), recorded)
+            except SnapshotError as error:
+                self._resync_failed(error)
+                raise
+            finally:
+                self._ate(tuple(recorded.attentions))
+                if recorded.lost:
+                    self._unresolved = True
+                    self.suspect(Suspicion.FATE_UNKNOWN)
+            self.last_snapshot = found.snapshot
+            log.log(logging.INFO if found.decision.certain else logging.WARNING, "%s: %s", self.name, found.sentence)
+            if found.state is None:
+                self._save(())
+                return found
+            if tracked.registered and not found.state.registered and not self._nexus.loss_announced:
+                self.attentions.add(attention_for_loss(tracked, found.snapshot))
+            self._settle(found.state, mark, self._older_intents(None))
+            return found
+
     def flush(self) -> None:
         """Make the state and the unit attentions that wait for the guest durable; raises what the store raises."""
         with self._save_lock:
@@ -211,13 +221,8 @@ class Snooper:
 
     def _load(self, initiator: TransportId | None, rtpi: int | None) -> None:
         record = self._store.load_nexus(self.guest, self.identity_name)
-        state = NexusState()
-        if record is not None:
-            state = replace(decode_state(record.state) if record.state else state, epoch=record.epoch)
-            self.attentions.add(*decode_attentions(record.attentions))
-        if initiator is not None:
-            known = state.rtpi if state.transport_id == initiator else None
-            state = replace(state, transport_id=initiator, rtpi=rtpi if rtpi is not None else known)
+        state, attentions = remembered(self.name, record, initiator, rtpi)
+        self.attentions.add(*attentions)
         self._nexus.load(state.suspected(Suspicion.RESTART))
         self._unresolved = bool(self._store.open_intents(self.guest, self.identity_name))
 
@@ -245,18 +250,18 @@ class Snooper:
                         refusal.sense,
                     )
                 return refusal.result(command, descriptor=self.attentions.descriptor)
-        if len(sent) <= _LIST_LIMIT:
+        if self.migrate_pr or len(sent) <= _LIST_LIMIT:
             command = replace(command, data_out=sent)
         with self.unit_lock:
-            if self._unresolved:
-                self._try_resync(execute)
+            if self._unresolved and not self._try_resync(execute) and self._too_many_open():
+                return check_condition(LOGICAL_UNIT_NOT_READY, descriptor=self.attentions.descriptor, command=command)
             pending = self.report_attention(command)
             if pending is not None:
                 return pending
             return self._submit(command, prout, data, execute)
 
     def _submit(self, command: Command, prout: PrOut, data: bytes, execute: Execute) -> Result:
-        before = self.state
+        mark, before = self._nexus.mark(), self.state
         try:
             intent = self._store.begin_intent(
                 self.guest,
@@ -267,6 +272,9 @@ class Snooper:
                 before=encode_state(before),
             )
         except Exception:
+            if not self.migrate_pr:
+                self.suspect(Suspicion.STORE_FAILED)
+                return execute(command)
             # NOT READY is what the standard has for reservation data that cannot be stored now: nothing was executed
             # and the guest may try again. BUSY would make it retry in silence until its own timeout.
             log.exception(
@@ -275,15 +283,19 @@ class Snooper:
                 LOGICAL_UNIT_NOT_READY,
             )
             return check_condition(LOGICAL_UNIT_NOT_READY, descriptor=self.attentions.descriptor, command=command)
-        submission = _Submission(intent, prout, Parameters.read(prout.action, data))
+        submission = Submission(intent, prout, Parameters.read(prout.action, data), mark)
         try:
             result = execute(command)
         except Exception as error:
             self._not_answered(submission, error)
             raise
-        return self._answered(submission, command, result, before, execute)
+        try:
+            return self._answered(submission, command, result, before, execute)
+        except Exception:
+            self._lose_sight(submission, "what it changed could not be followed")
+            raise
 
-    def _not_answered(self, submission: _Submission, error: Exception) -> None:
+    def _not_answered(self, submission: Submission, error: Exception) -> None:
         if getattr(error, "fate_unknown", True):
             self._lose_sight(submission, str(error))
             return
@@ -293,7 +305,7 @@ class Snooper:
             self._unresolved = True
             log.exception("%s: intent %d could not be closed; it is resolved by reading", self.name, submission.intent)
 
-    def _lose_sight(self, submission: _Submission, why: str) -> None:
+    def _lose_sight(self, submission: Submission, why: str) -> None:
         """Keep the intent open: only the device knows whether the command was executed."""
         self._unresolved = True
         log.error(
@@ -306,10 +318,10 @@ class Snooper:
         self.suspect(Suspicion.FATE_UNKNOWN)
 
     def _answered(
-        self, submission: _Submission, command: Command, result: Result, before: NexusState, execute: Execute
+        self, submission: Submission, command: Command, result: Result, before: NexusState, execute: Execute
     ) -> Result:
         conflict = is_conflict(result)
-        if (result.host_status and not conflict) or (result.driver_status & 0x0F) not in _DRIVER_STATUSES_WITH_ANSWER:
+        if not is_answer(result):
             self._lose_sight(submission, f"host status {result.host_status:#x}, driver {result.driver_status:#x}")
             return result
         prout, parameters = submission.prout, submission.parameters
@@ -332,9 +344,10 @@ class Snooper:
             self._try_resync(execute, current=submission.intent)
         return self._record(submission, command, result, reason)
 
-    def _follow(self, submission: _Submission, transition: Transition, execute: Execute) -> None:
+    def _follow(self, submission: Submission, transition: Transition, execute: Execute) -> None:
         """Apply a transition after GOOD and read what it cannot tell, before the guest is answered."""
-        self._nexus.applied(transition.state, proven=self._proves_registration(submission))
+        proven = proves_registration(submission.prout, submission.parameters, self._nexus.certain.key)
+        self._nexus.applied(transition.state, submission.mark, proven=proven)
         log.debug("%s: %s (%s): %s", self.name, submission.name, transition.reason, transition.state)
         prout = submission.prout
         registered = self._nexus.certain.registered and prout.action in (
@@ -343,32 +356,24 @@ class Snooper:
         )
         learn = registered and not self._nexus_verified
         if transition.ask is Ask.RESYNC:
-            proven = prout.action in _TELLS_OWN_KEY and submission.parameters is not None
+            proven = tells_own_key(prout, submission.parameters)
             self._try_resync(execute, current=submission.intent, own_command=True, learn=learn, proven=proven)
         elif learn:
             self._read_nexus(execute, transition.ask)
         elif transition.ask is Ask.RESERVATION:
             self._read_reservation(execute)
 
-    def _proves_registration(self, submission: _Submission) -> bool:
-        """Whether GOOD proves what the nexus has registered, whatever unit attentions said before."""
-        parameters = submission.parameters
-        if parameters is None:
-            return False
-        if submission.prout.action in _TELLS_OWN_KEY:
-            return True
-        # RESERVE and RELEASE do not prove it: some targets do not look at the key.
-        return submission.prout.action in _PREEMPTING and parameters.key == self._nexus.certain.key
-
     def _read_nexus(self, execute: Execute, ask: Ask) -> None:
         """Find out, right after a registration, under which TransportID the device lists this nexus."""
         try:
-            snapshot = drive(read_snapshot(), execute)
+            snapshot = drive(read_snapshot(), self._hearing(execute))
         except SnapshotError as error:
             self._resync_failed(error)
             return
         self.last_snapshot = snapshot
-        self._ate(snapshot.unit_attentions)
+        self._doubt(snapshot.unit_attentions)
+        if self._nexus.certain.key not in snapshot.keys:
+            self.suspect(Suspicion.POLL_MISMATCH)
         learnt = self._learn(self._nexus.certain, snapshot)
         if ask is Ask.RESERVATION:
             learnt = with_reservation(learnt, snapshot.generation, snapshot.reservation_type)
@@ -376,28 +381,27 @@ class Snooper:
 
     def _read_reservation(self, execute: Execute) -> None:
         try:
-            reservation, attentions = drive(read_reservation(), execute)
+            reservation, attentions = drive(read_reservation(), self._hearing(execute))
         except SnapshotError as error:
             self._resync_failed(error)
             return
-        self._ate(attentions)
+        self._doubt(attentions)
         self._nexus.change(lambda state: with_reservation(state, reservation.generation, reservation.type))
 
-    def _record(self, submission: _Submission, command: Command, result: Result, reason: str) -> Result:
+    def _record(self, submission: Submission, command: Command, result: Result, reason: str) -> Result:
         """Make the outcome durable; only then is GOOD the guest's."""
-        document = json.dumps({"status": result.status, "sense": result.sense.hex(), "reason": reason}).encode()
         try:
             with self._save_lock:
                 self._store.complete_intent(
                     submission.intent,
-                    document,
+                    outcome_document(result, reason),
                     encode_state(self.state),
                     encode_attentions(self.attentions.pending),
                 )
         except Exception:
             self._unresolved = True
             self.suspect(Suspicion.STORE_FAILED)
-            if not result.good:
+            if not (result.good and self.migrate_pr):
                 log.exception(
                     "%s: the outcome of %s could not be recorded; it is resolved by reading the device",
                     self.name,
@@ -421,11 +425,18 @@ class Snooper:
         own_command: bool = False,
         learn: bool = False,
         proven: bool = False,
-    ) -> None:
+    ) -> bool:
         try:
             self._resync(execute, current=current, own_command=own_command, learn=learn, proven=proven)
         except SnapshotError:
             log.debug("%s: state stays suspect", self.name, exc_info=True)
+            return False
+        return True
+
+    def _too_many_open(self) -> bool:
+        """Whether a guest that goes on trying would fill the store: nothing resolves what is open."""
+        older = self._older_intents(None)
+        return self.migrate_pr and older is not None and len(older) >= _OPEN_INTENTS
 
     def _resync(
         self,
@@ -445,26 +456,38 @@ class Snooper:
         mark = self._nexus.mark()
         older = self._older_intents(current)
         try:
-            snapshot = drive(read_snapshot(), execute)
+            snapshot = drive(read_snapshot(), self._hearing(execute))
         except SnapshotError as error:
             self._resync_failed(error)
             raise
         self.last_snapshot = snapshot
-        self._ate(snapshot.unit_attentions)
         tracked = self._nexus.certain
         if learn:
             tracked = self._learn(tracked, snapshot)
-        possible = () if proven or older is None else self._possible_keys(tracked, older)
+        possible = () if proven or older is None else keys_left_open(tracked, older)
         found = reconcile(tracked, snapshot, possible, loss_announced=self._nexus.loss_announced and not proven)
         self.last_reconciliation = found
         level = found.verdict in (Verdict.LEVEL, Verdict.NOT_REGISTERED)
-        log.log(logging.INFO if level or own_command else logging.WARNING, "%s: %s", self.name, found.sentence)
+        if self._nexus.may_log(found.verdict):
+            log.log(logging.INFO if level or own_command else logging.WARNING, "%s: %s", self.name, found.sentence)
         if found.verdict is Verdict.LOST and not own_command and not self._nexus.loss_announced and 0 not in possible:
             self.attentions.add(attention_for_loss(tracked, snapshot))
         doubtful = found.verdict is Verdict.AMBIGUOUS_KEY
-        self._nexus.settle(found.state, mark, doubtful=doubtful)
+        self._settle(found.state, mark, older, doubtful=doubtful, save=current is None)
+
+    def _settle(
+        self,
+        state: NexusState,
+        mark: int,
+        older: list[StoredIntent] | None,
+        *,
+        doubtful: bool = False,
+        save: bool = True,
+    ) -> None:
+        """Take over what was read; where nothing is ``doubtful`` it answers the open intents too."""
+        self._nexus.settle(state, mark, doubtful=doubtful)
         resolved = () if older is None or doubtful else tuple(one.id for one in older)
-        if current is None or resolved:
+        if save or resolved:
             self._save(resolved)
         if older is not None and len(resolved) == len(older):
             self._unresolved = Suspicion.STORE_FAILED in self.state.suspect
@@ -479,14 +502,6 @@ class Snooper:
             log.exception("%s: open intents cannot be read; they stay open", self.name)
             self.suspect(Suspicion.STORE_FAILED)
             return None
-
-    def _possible_keys(self, tracked: NexusState, intents: list[StoredIntent]) -> tuple[int, ...]:
-        keys = [tracked.key]
-        for intent in intents:
-            prout = PrOut.decode(intent.cdb[:_CDB_SIZE])
-            parameters = Parameters.read(prout.action, intent.parameter_list)
-            keys += possible_keys(decode_state(intent.before), prout, parameters)
-        return tuple(dict.fromkeys(keys))
 
     def _learn(self, tracked: NexusState, snapshot: Snapshot) -> NexusState:
         learnt = learn_nexus(tracked, snapshot)
@@ -521,16 +536,33 @@ class Snooper:
                 log.info("%s: intent %d is resolved: %s", self.name, intent, self.state)
 
     def _resync_failed(self, error: SnapshotError) -> None:
-        self._ate(error.unit_attentions)
-        log.error("%s: its registrations could not be read: %s", self.name, error)
+        if self._nexus.may_log(error.reason):
+            log.error("%s: its registrations could not be read: %s", self.name, error)
         self.suspect(Suspicion.RESYNC_FAILED)
+        if error.unit_attentions:
+            self._save(())
+
+    def _hearing(self, execute: Execute) -> Execute:
+        """Keep for the guest what our reads receive at once: its other commands do not wait for the last read."""
+
+        def hears(command: Command) -> Result:
+            result = execute(command)
+            sense = result.decoded_sense
+            if sense is not None and (sense.is_unit_attention or sense.deferred):
+                self._ate((sense,))
+            return result
+
+        return hears
 
     def _ate(self, attentions: tuple[Sense, ...]) -> None:
         """Keep for the guest what our reads received in its place."""
         for sense in attentions:
             if sense.is_unit_attention:
-                self._nexus.attention(sense.asc, sense.ascq)
+                self._nexus.attention(sense.asc, sense.ascq, read=True)
         self.attentions.add(*attentions)
+
+    def _doubt(self, attentions: tuple[Sense, ...]) -> None:
+        self.suspect(*(suspicion_of(sense.asc, sense.ascq) for sense in attentions if sense.is_unit_attention))
 
     def _watch(self, command: Command, result: Result) -> None:
         """Take note of how a PERSISTENT RESERVE command of the guest ended."""
@@ -558,10 +590,7 @@ class Snooper:
     def _spc2(self, reserved: bool) -> None:
         if not self._nexus.set_spc2(reserved):
             return
-        if reserved:
-            log.warning(
-                "%s: holds (or may hold) an SPC-2 RESERVE; it cannot be migrated until it releases it", self.name
-            )
-        else:
-            log.info("%s: released its SPC-2 RESERVE", self.name)
+        what = "holds or may hold it; it cannot be migrated until it releases it" if reserved else "released it"
+        if self._nexus.may_log(f"SPC-2 RESERVE, {what}"):
+            log.log(logging.WARNING if reserved else logging.INFO, "%s: SPC-2 RESERVE: the guest %s", self.name, what)
         self._save(())

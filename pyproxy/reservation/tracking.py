@@ -15,7 +15,13 @@ from pyproxy.reservation.state import NexusState, Suspicion
 log = logging.getLogger(__name__)
 
 _PROVOKED_BY_GUEST: Final = frozenset(
-    {Suspicion.PR_OUT_CONFLICT, Suspicion.PR_OUT_ERROR, Suspicion.MEDIUM_CONFLICT, Suspicion.UNEXPECTED_GOOD}
+    {
+        Suspicion.PR_OUT_CONFLICT,
+        Suspicion.PR_OUT_ERROR,
+        Suspicion.MEDIUM_CONFLICT,
+        Suspicion.UNEXPECTED_GOOD,
+        Suspicion.RESYNC_FAILED,
+    }
 )
 _LOGGED_PER_REASON: Final = 20
 
@@ -33,13 +39,13 @@ _LOSS_SUSPICIONS: Final = frozenset(
 class TrackedNexus:
     """Holds a NexusState and its suspicions. Methods may be called from any thread and never block on anything slow.
 
-    ``name`` is how log messages name the nexus. ``loss_announced`` tells that a unit attention said, since the last
-    time the registration was certain, that it may be gone.
+    ``name`` is how log messages name the nexus.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.loss_announced = False
+        self._loss_read = False
+        self._loss_seen: int | None = None
         self._lock = threading.Lock()
         self._certain = NexusState()
         self._suspicions: dict[str, int] = {}
@@ -57,12 +63,17 @@ class TrackedNexus:
         """The state without its suspicions."""
         return self._certain
 
+    @property
+    def loss_announced(self) -> bool:
+        """Whether a unit attention said, since the registration was last certain, that it may be gone."""
+        return self._loss_read or self._loss_seen is not None
+
     def load(self, state: NexusState) -> None:
         """Start from a stored state; what it was suspect for stays."""
         with self._lock:
             self._certain = state.cleared()
             self._suspicions = dict.fromkeys(state.suspect, 0)
-            self.loss_announced = not _LOSS_SUSPICIONS.isdisjoint(state.suspect)
+            self._loss_read, self._loss_seen = not _LOSS_SUSPICIONS.isdisjoint(state.suspect), None
 
     def suspect(self, *reasons: Suspicion) -> None:
         """Mark the state as possibly wrong until it was read."""
@@ -80,17 +91,18 @@ class TrackedNexus:
             )
 
     def mark(self) -> int:
-        """Return the moment to give to ``settle``; take it before reading."""
+        """Return the moment to give to ``settle`` or ``applied``; take it before reading or sending."""
         with self._lock:
             return self._sequence
 
-    def applied(self, state: NexusState, *, proven: bool) -> None:
+    def applied(self, state: NexusState, mark: int, *, proven: bool) -> None:
         """Take over what a command of the guest has made of the state; suspicions are added, none removed.
 
-        ``proven``: the command's GOOD proves the registration, whatever unit attentions said before.
+        ``proven``: the command's GOOD proves the registration, whatever unit attentions said before ``mark``.
         """
         with self._lock:
-            self.loss_announced = self.loss_announced and not proven
+            if proven:
+                self._forget_loss(mark)
             self._keep(state)
             self._sequence += 1
             for reason in state.suspect:
@@ -102,7 +114,8 @@ class TrackedNexus:
         ``doubtful``: reading could not tell whether the registration is this nexus'.
         """
         with self._lock:
-            self.loss_announced = self.loss_announced and doubtful
+            if not doubtful:
+                self._forget_loss(mark)
             self._keep(state)
             self._suspicions = {reason: at for reason, at in self._suspicions.items() if at > mark}
             self._suspicions.update(dict.fromkeys(state.suspect, self._sequence))
@@ -112,11 +125,17 @@ class TrackedNexus:
         with self._lock:
             self._keep(how(self._certain))
 
-    def attention(self, asc: int, ascq: int) -> None:
-        """Take note of a unit attention that reached this nexus, whoever received it."""
+    def attention(self, asc: int, ascq: int, *, read: bool = False) -> None:
+        """Take note of a unit attention that reached this nexus.
+
+        ``read``: one of our own reads received it, so that what this reading ends with is the younger.
+        """
         with self._lock:
-            if announces_loss(asc, ascq):
-                self.loss_announced = True
+            if announces_loss(asc, ascq) and read:
+                self._loss_read = True
+            elif announces_loss(asc, ascq):
+                self._sequence += 1
+                self._loss_seen = self._sequence
             if ends_spc2_reservation(asc):
                 self._certain = replace(self._certain, spc2_reserved=False)
 
@@ -133,6 +152,12 @@ class TrackedNexus:
         if self._logged[what] == _LOGGED_PER_REASON:
             log.warning("%s: it goes on (%s); this is not logged any more", self.name, what)
         return self._logged[what] < _LOGGED_PER_REASON
+
+    def _forget_loss(self, mark: int) -> None:
+        # One that another command of the guest received since may be younger than what is certain now.
+        self._loss_read = False
+        if self._loss_seen is not None and self._loss_seen <= mark:
+            self._loss_seen = None
 
     def _keep(self, state: NexusState) -> None:
         # An SPC-2 RESERVE is noted by other threads meanwhile and never read from the device.

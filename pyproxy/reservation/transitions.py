@@ -107,6 +107,12 @@ TRANSITIONS: Final[dict[PrOutAction, dict[Case, Row]]] = {
 }
 """Effect of each service action on the nexus that sent it, once the device said GOOD (SPC-4 5.13)."""
 
+_TELLS_OWN_KEY: Final = (
+    PrOutAction.REGISTER,
+    PrOutAction.REGISTER_AND_IGNORE_EXISTING_KEY,
+    PrOutAction.CLEAR,
+    PrOutAction.REPLACE_LOST_RESERVATION,
+)
 _REGISTER_ACTIONS: Final = (PrOutAction.REGISTER, PrOutAction.REGISTER_AND_IGNORE_EXISTING_KEY)
 _PREEMPT_ACTIONS: Final = (PrOutAction.PREEMPT, PrOutAction.PREEMPT_AND_ABORT)
 _IGNORES_KEY: Final = (PrOutAction.REGISTER_AND_IGNORE_EXISTING_KEY, PrOutAction.REPLACE_LOST_RESERVATION)
@@ -204,6 +210,21 @@ def _all_tg_pt(state: NexusState, case: Case, parameters: Parameters) -> bool:
     if case is Case.REMOVE:
         return False
     return parameters.all_tg_pt or (case is Case.CHANGE and state.all_tg_pt)
+
+
+def tells_own_key(prout: PrOut, parameters: Parameters | None) -> bool:
+    """Whether after GOOD the sender's own key is known, whatever it was before."""
+    return parameters is not None and prout.action in _TELLS_OWN_KEY
+
+
+def proves_registration(prout: PrOut, parameters: Parameters | None, key: int) -> bool:
+    """Whether GOOD proves what the sender, tracked with ``key``, has registered, whatever unit attentions said before.
+
+    RESERVE and RELEASE do not prove it: some targets do not look at the key.
+    """
+    if parameters is not None and prout.action in _PREEMPT_ACTIONS:
+        return parameters.key == key
+    return tells_own_key(prout, parameters)
 
 
 def after_conflict(state: NexusState, prout: PrOut, parameters: Parameters | None) -> Suspicion | None:

@@ -136,6 +136,7 @@ class SqliteStore:
             _write_nexus(run, guest, unit, state, attentions, epoch)
             for intent in resolve:
                 run.execute("UPDATE intent SET outcome = ? WHERE id = ? AND outcome IS NULL", (resolution, intent))
+                self._prune(run, guest, unit)
 
     def forget_nexus(self, guest: str, unit: str) -> None:
         """See Store."""
@@ -184,9 +185,12 @@ class SqliteStore:
     def abandon_intent(self, intent: int, reason: str) -> None:
         """See Store."""
         with self._transaction() as run:
-            cursor = run.execute("UPDATE intent SET outcome = ? WHERE id = ? AND outcome IS NULL", (reason, intent))
-            if cursor.rowcount != 1:
+            row = run.execute(
+                "UPDATE intent SET outcome = ? WHERE id = ? AND outcome IS NULL RETURNING guest, unit", (reason, intent)
+            ).fetchone()
+            if row is None:
                 raise self._no_open_intent(intent)
+            self._prune(run, *row)
 
     def open_intents(self, guest: str | None = None, unit: str | None = None) -> list[Intent]:
         """See Store."""

@@ -274,6 +274,18 @@ def test_command_no_transport_can_carry_is_the_guests_mistake(bench: Bench) -> N
     assert results[1].good
 
 
+def test_reservation_command_no_transport_can_carry_is_the_guests_mistake(bench: Bench, store: SqliteStore) -> None:
+    for opcode in (0x5E, 0x5F):
+        bench.device.fails[opcode] = ValueError("data in both directions")
+    for command in (pr_out(0, 0, K), pr_in(0)):
+        assert sense_of(bench.guest.execute(command)) == (0x5, 0x24, 0x00)
+        first, second = bench.guest.execute_batch([command, write(1)])
+        assert sense_of(first) == (0x5, 0x24, 0x00)
+        assert second.good
+    assert bench.guest.state.fresh
+    assert not store.open_intents()
+
+
 def test_data_does_not_wait_for_reservation_commands(bench: Bench) -> None:
     done = threading.Event()
 

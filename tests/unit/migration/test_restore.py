@@ -15,7 +15,7 @@ from pyproxy.migration.capture import take_checkpoint
 from pyproxy.migration.checkpoint import Checkpoint
 from pyproxy.migration.restore import RestoreReport, draw_key, restore
 from pyproxy.migration.unit import identify
-from pyproxy.reservation.attention import decode_attentions
+from pyproxy.reservation.attention import decode_attentions, encode_attentions
 from pyproxy.reservation.classify import Decision
 from pyproxy.reservation.facts import Nexus
 from pyproxy.reservation.state import NexusState, decode_state, encode_state
@@ -97,6 +97,46 @@ def test_the_guest_writes_on_the_destination_and_the_source_is_refused(setting: 
     assert report.after is not None
     assert report.after.keys == (K,)
     assert report.state == state
+
+
+@pytest.mark.parametrize("kind", [0, 1, 5, 7])
+@pytest.mark.parametrize("sharing", [0, 2])
+def test_the_destination_learns_its_own_name(setting: Setting, kind: int, sharing: int) -> None:
+    """Else a guest whose key others share could not be told from them here, and never be checkpointed again."""
+    pr_out(setting.s, 2, K, 0, 1)
+    if kind:
+        pr_out(setting.s, 1, K, 0, kind)
+    for index in range(sharing):
+        pr_out(setting.unit.nexus(TransportId.parse(f"naa.500000000000000{index + 5}")), 0, 0, K, aptpl=True)
+    held = PrType(kind) if kind else None
+    checkpoint = setting.checkpoint(NexusState(key=K, type=held, aptpl=True, transport_id=setting.s.initiator, rtpi=1))
+    assert setting.restore(checkpoint, destination_nexus=None).succeeded
+    state = setting.stored()[0]
+    assert (str(state.transport_id), state.rtpi) == ("sas:5000000000000002", 1)
+
+
+def test_a_resumed_takeover_takes_no_bystander_for_the_destination(setting: Setting) -> None:
+    """The destination was registered by the first run; what appears during the second is somebody else."""
+    checkpoint = setting.checkpoint()
+    cut = Broken(setting.d, 9)
+    assert not setting.restore(checkpoint, destination=cut, destination_nexus=None).succeeded
+    assert setting.unit.reservations.key_of(setting.d.identity) == K
+    joins = setting.unit.nexus(TransportId.parse("naa.5000000000000005"))
+    arrived = []
+
+    class Joined:
+        name = "/dev/sg7"
+
+        def execute(self, command: Command) -> Result:
+            result = setting.d.execute(command)
+            if command.cdb[0] == 0x5F and not arrived:
+                arrived.append(command)
+                pr_out(joins, 0, 0, K, aptpl=True)
+            return result
+
+    assert setting.restore(checkpoint, destination=Joined(), destination_nexus=None).succeeded
+    assert arrived
+    assert setting.stored()[0].transport_id is None
 
 
 def test_the_claim_survives_power_loss_after_a_takeover(setting: Setting) -> None:
@@ -337,3 +377,31 @@ def test_killed_at_every_durable_step_with_the_store_reopened_from_disk(
         if finished:
             return
     raise AssertionError("a takeover has more durable steps than were tried")
+
+
+def test_an_older_checkpoint_that_was_refused_before_does_not_touch_the_guest_that_came_since(setting: Setting) -> None:
+    """Two checkpoints of one claim: the first is refused, the second succeeds, the guest runs here; then the first."""
+    first, second = setting.checkpoint(), setting.checkpoint(pending=(CAPACITY_DATA_CHANGED,))
+    pr_out(setting.d, 0, 0, 0x0BAD, aptpl=True)
+    assert setting.restore(first, destination_nexus=None).decision is Decision.DESTINATION_BUSY
+    pr_out(setting.d, 0, 0x0BAD, 0, aptpl=True)
+    assert setting.restore(second).succeeded
+    told = setting.stored()[1]
+    report = setting.restore(first)
+    assert (report.decision, report.state) == (Decision.OLDER, None)
+    assert setting.stored()[1] == told == [(6, 0x2A, 0x09)], "what waits for the guest stays"
+
+
+def test_guest_that_did_not_leave_its_nexus_is_told_what_waited_there(setting: Setting) -> None:
+    """The handover was given up; one attention was told since, another has come."""
+    checkpoint = setting.checkpoint(pending=(CAPACITY_DATA_CHANGED,))
+    fencer = setting.unit.nexus(TransportId.parse("naa.5000000000000007"))
+    setting.store.save_nexus(
+        "web1", checkpoint.unit.name, encode_state(NexusState(key=K)), epoch=0, attentions=encode_attentions(())
+    )
+    pr_out(fencer, 0, 0, 0xFE, aptpl=True)
+    setting.s.attentions.establish(Sense(6, 0x2A, 0x01))
+    setting.unit.refresh_all()
+    report = setting.restore(checkpoint, destination=setting.s, destination_nexus=None)
+    assert report.decision is Decision.SAME_NEXUS
+    assert setting.stored()[1] == [(6, 0x2A, 0x01)]

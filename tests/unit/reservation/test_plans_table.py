@@ -20,6 +20,7 @@ from pyproxy.reservation.classify import (
 
 FLAGS = (
     "same_nexus",
+    "perhaps_same",
     "held_before",
     "shared",
     "proven",
@@ -28,6 +29,7 @@ FLAGS = (
     "touched",
     "began",
     "witnessed",
+    "earned",
     "preempted",
     "preempt_unknown",
     "unsafe_target",
@@ -91,6 +93,7 @@ def test_success_is_never_claimed_for_another_nexuss_reservation() -> None:
         if classify(at).what is Decision.TAKEN_OVER:
             assert at.destination_key is OwnKey.GUEST
             assert at.source_key is OwnKey.NONE
+            assert at.earned, "another host may have taken over"
             if at.claim is Claim.HELD:
                 assert at.holder is Holder.GUEST
             else:

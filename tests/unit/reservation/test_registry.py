@@ -28,6 +28,16 @@ def test_the_same_guest_may_not_reach_a_unit_twice_by_one_nexus() -> None:
         registry.claim("naa.6001", "host0 port 1", "alpha", 1)
 
 
+def test_the_same_guest_may_not_reach_a_unit_by_two_nexuses() -> None:
+    """What it has registered is kept under the guest and the unit: one would overwrite the other's."""
+    registry = UnitRegistry()
+    claim = registry.claim("naa.6001", "host0 port 1", "alpha", 0)
+    with pytest.raises(NexusInUseError, match="is LUN 0 of this guest already"):
+        registry.claim("naa.6001", "host1 port 1", "alpha", 1)
+    claim.release()
+    registry.claim("naa.6001", "host1 port 1", "alpha", 1)
+
+
 def test_other_units_and_other_nexuses_are_free() -> None:
     registry = UnitRegistry()
     registry.claim("naa.6001", "host0 port 1", "alpha", 0)

@@ -139,6 +139,20 @@ def test_closed_intents_are_pruned_and_open_ones_never(store: SqliteStore, monke
     assert numbers[-1] == kept_open + 16
 
 
+def test_intents_closed_without_a_result_are_pruned_as_well(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guest that goes on against a device that is gone must not fill the disk."""
+    monkeypatch.setattr("pyproxy.store.sqlite.CLOSED_INTENTS_KEPT", 5)
+    monkeypatch.setattr("pyproxy.store.sqlite._PRUNE_EVERY", 4)
+    for _ in range(16):
+        store.abandon_intent(begin(store), "not-sent")
+    assert len(store.intents("g", LUN)) == 5
+    for _ in range(16):
+        store.save_nexus("g", LUN, b"state", epoch=0, resolve=[begin(store)])
+    assert len(store.intents("g", LUN)) == 5
+
+
 def test_takeover_journal(path: Path) -> None:
     with SqliteStore(path) as store:
         store.journal_open("t1", b"checkpoint", "P1", 2**64 - 1, guest="g", unit=LUN)
