@@ -138,6 +138,14 @@ class UnitSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         Annotated[int, Meta(ge=1, le=65535)] | None,
         _described("Relative target port identifier the nexus ends at.", "an integer, 1 to 65535", default="any"),
     ] = None
+    adopt: Annotated[
+        bool,
+        _described(
+            "When the daemon starts, take a registration into the tracked state that was made without it (as "
+            "`pyproxy adopt` does).",
+            "true or false; true needs migrate_pr",
+        ),
+    ] = False
     timeout: Annotated[
         int,
         Meta(ge=1, le=86400),
@@ -218,6 +226,27 @@ class DaemonSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             default="runtime_dir/control.sock",
         ),
     ]
+    poll_seconds: Annotated[
+        int,
+        Meta(ge=0, le=86400),
+        _described(
+            "Seconds between two looks at every unit's registrations and reservation, for what other initiators change "
+            "without notice; 0 for none.",
+            "an integer, 0 to 86400",
+        ),
+    ] = 30
+    log_format: Annotated[
+        Literal["auto", "json", "human"],
+        _described(
+            "How the log on standard error is written: one JSON object on each line, or lines for people; auto is "
+            "human on a terminal, else json.",
+            '"auto", "json" or "human"',
+        ),
+    ] = "auto"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        _described("The least that is logged.", '"debug", "info", "warning" or "error"'),
+    ] = "info"
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -312,7 +341,7 @@ def _validated(document: dict[str, Any], source: str) -> Config:
     if config is None or problems:
         raise ConfigError(source, tuple(problems))
     assert isinstance(config, Config)
-    problems.extend(_cross_checks(config))
+    problems.extend(cross_checks(config))
     if problems:
         raise ConfigError(source, tuple(problems))
     return msgspec.structs.replace(config, source=source)
@@ -364,7 +393,8 @@ def _decode(kind: type, value: object) -> object:
     raise ValueError(f"not a {kind.__name__}")
 
 
-def _cross_checks(config: Config) -> Iterator[Problem]:
+def cross_checks(config: Config) -> Iterator[Problem]:
+    """Yield what is wrong between the parts of a configuration each of which is valid."""
     if len(os.fsencode(config.daemon.control_socket)) > 107:
         yield Problem("daemon.control_socket", "is too long for a Unix socket, expected at most 107 bytes")
     names: dict[str, int] = {}
@@ -379,6 +409,8 @@ def _cross_checks(config: Config) -> Iterator[Problem]:
                 yield Problem(
                     f"{key}.lun", f"{unit.lun} is already guest[{g}].unit[{other}], LUNs are unique in a guest"
                 )
+            if unit.adopt and not guest.migrate_pr:
+                yield Problem(f"{key}.adopt", "true is not allowed where the guest's migrate_pr is false")
             if (unit.device is None) == (unit.emulated is None):
                 yield Problem(key, "exactly one of device and emulated is required")
                 continue

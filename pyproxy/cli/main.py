@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from pyproxy import __version__
+from pyproxy.cli.adopt import adopt
 from pyproxy.cli.check import check_config
 from pyproxy.cli.demo import demo
 from pyproxy.cli.devices import devices
@@ -72,5 +73,5 @@ def main(ctx: click.Context, config_file: Path | None) -> None:
     logging.getLogger("pyproxy").addHandler(logging.NullHandler())
 
 
-for command in (serve, demo, status, devices, pr, checkpoint, inspect, restore, check_config):
+for command in (serve, demo, status, devices, pr, adopt, checkpoint, inspect, restore, check_config):
     main.add_command(command)

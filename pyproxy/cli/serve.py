@@ -12,19 +12,22 @@ import click
 def serve(config_file: Path | None) -> None:
     """Run the daemon in the foreground.
 
-    SIGTERM and SIGINT finish the commands under way and end it with exit status 0. Without a configuration file it
-    serves one guest with one emulated unit of 1 GiB, everything under a private runtime directory.
+    SIGTERM and SIGINT finish the commands under way and end it with exit status 0. SIGHUP reads the configuration
+    again: guests and units that were added are served, and what takes a restart is told. Without a configuration file
+    it serves one guest with one emulated unit of 1 GiB, everything under a private runtime directory.
     """
     import logging
 
     from pyproxy import config
-    from pyproxy.daemon import server
+    from pyproxy.daemon import logs, server
 
     settings = config.load(config_file)
-    logging.basicConfig(level=logging.INFO, format="pyproxy: %(levelname)s: %(message)s")
+    logs.configure(settings.daemon.log_level, settings.daemon.log_format)
 
     def ready() -> None:
         guests = ", ".join(guest.name for guest in settings.guest)
-        click.echo(f"pyproxy: serving {guests} ({settings.source}) on {settings.daemon.control_socket}", err=True)
+        logging.getLogger("pyproxy").info(
+            "serving %s (%s) on %s", guests, settings.source, settings.daemon.control_socket
+        )
 
-    server.serve(settings, ready)
+    server.serve(settings, ready, load=lambda: config.load(config_file))

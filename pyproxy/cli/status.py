@@ -43,6 +43,16 @@ def status(config_file: Path | None, as_json: bool) -> None:
         rows,
         empty="no guests",
     )
+    for taken in document.open_takeovers:
+        click.echo(
+            f"guest {taken.guest} on {taken.unit}: a takeover ({taken.id}) was begun {taken.started} and has not "
+            "ended; restore the same checkpoint again"
+        )
+    for stray in document.stray_intents:
+        click.echo(
+            f"guest {stray.guest} on {stray.unit}: {stray.open_intents} PERSISTENT RESERVE OUT of unknown outcome, but "
+            "it is not configured; configure it again to have that resolved"
+        )
 
 
 def _remarks(migrate_pr: bool, unit: object) -> list[str]:

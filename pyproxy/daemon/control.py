@@ -7,27 +7,39 @@ nobody else's commands.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http import HTTPStatus
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from aiohttp import web
 
 from pyproxy import __version__
-from pyproxy.daemon import failures
-from pyproxy.daemon.documents import VersionDocument
+from pyproxy.daemon import failures, openapi
+from pyproxy.daemon.documents import (
+    AdoptDocument,
+    CapabilitiesDocument,
+    FullStatusDocument,
+    KeysDocument,
+    ReservationDocument,
+    RestoreDocument,
+    StatusDocument,
+    VersionDocument,
+)
 from pyproxy.daemon.host import Host
 from pyproxy.daemon.local import LocalOperations
-from pyproxy.daemon.operations import RestoreRequest
+from pyproxy.daemon.operations import AdoptRequest, RestoreRequest
+from pyproxy.daemon.routes import ROUTES, Route
 from pyproxy.device.base import TransportError
 from pyproxy.frontend.messages import API_VERSION, LARGEST_REQUEST, ErrorReply, ExecuteReply, ExecuteRequest
 
 T = TypeVar("T")
+_Operation = Callable[[web.Request, Any], Awaitable[msgspec.Struct | bytes]]
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 log = logging.getLogger(__name__)
 
@@ -52,14 +64,12 @@ class ControlApi:
         """Return the application that serves the API."""
         application = web.Application(middlewares=[_tell_errors], client_max_size=LARGEST_REQUEST)
         application.add_routes(
-            [
-                web.get(f"/{API_VERSION}/version", self._version),
-                web.get(f"/{API_VERSION}/status", self._status),
-                web.post(f"/{API_VERSION}/guests/{{guest}}/checkpoint", self._checkpoint),
-                web.post(f"/{API_VERSION}/guests/{{guest}}/units/{{lun}}/execute", self._execute),
-                web.post(f"/{API_VERSION}/restore", self._restore),
-                web.get(f"/{API_VERSION}/pr/{{what}}", self._pr),
-            ]
+            web.route(
+                route.method,
+                f"/{API_VERSION}{route.path}",
+                functools.partial(self._serve, route, getattr(self, f"_{route.name}")),
+            )
+            for route in ROUTES
         )
         return application
 
@@ -77,49 +87,61 @@ class ControlApi:
         for pool in (*self._unit_threads.values(), self._threads):
             pool.shutdown(wait=self._idle.is_set(), cancel_futures=True)
 
-    async def _version(self, _: web.Request) -> web.Response:
-        name = self._host.config.daemon.host_name
-        return _answer(VersionDocument(version=__version__, host=name, pid=os.getpid()))
+    async def _serve(self, route: Route, handler: _Operation, request: web.Request) -> web.Response:
+        """Decode what the route says is sent, run its handler and encode what it returns."""
+        body = None if route.body is None else msgspec.json.decode(await request.read() or b"{}", type=route.body)
+        answer = await handler(request, body)
+        data = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
+        return web.Response(body=data, content_type="application/json")
 
-    async def _status(self, _: web.Request) -> web.Response:
-        return _answer(await self._run(self._operations.status))
+    async def _version(self, _request: web.Request, _body: None) -> VersionDocument:
+        return VersionDocument(version=__version__, host=self._host.config.daemon.host_name, pid=os.getpid())
 
-    async def _checkpoint(self, request: web.Request) -> web.Response:
+    async def _openapi(self, _request: web.Request, _body: None) -> bytes:
+        return msgspec.json.encode(openapi.document())
+
+    async def _status(self, _request: web.Request, _body: None) -> StatusDocument:
+        return await self._run(self._operations.status)
+
+    async def _checkpoint(self, request: web.Request, _body: None) -> bytes:
         guest = request.match_info["guest"]
         lun = _number(request.query["lun"], "lun") if "lun" in request.query else None
-        document = await self._run(lambda: self._operations.checkpoint(guest, lun))
-        return web.Response(body=document, content_type="application/json")
+        return await self._run(lambda: self._operations.checkpoint(guest, lun))
 
-    async def _restore(self, request: web.Request) -> web.Response:
-        wanted = msgspec.json.decode(await request.read(), type=RestoreRequest)
-        return _answer(await self._run(lambda: self._operations.restore(wanted)))
+    async def _adopt(self, request: web.Request, body: AdoptRequest) -> AdoptDocument:
+        guest, lun = _unit_of(request)
+        return await self._run(lambda: self._operations.adopt(guest, lun, body))
 
-    async def _pr(self, request: web.Request) -> web.Response:
-        reads: dict[str, Callable[[str], msgspec.Struct]] = {
-            "keys": self._operations.pr_keys,
-            "reservation": self._operations.pr_reservation,
-            "status": self._operations.pr_status,
-            "capabilities": self._operations.pr_capabilities,
-        }
-        read = reads.get(request.match_info["what"])
-        if read is None:
-            raise failures.NotFoundError(f"no such read; there are {', '.join(reads)}")
-        if "target" not in request.query:
-            raise msgspec.ValidationError("the query lacks target: a device node's path or GUEST/LUN")
-        target = request.query["target"]
-        return _answer(await self._run(lambda: read(target)))
+    async def _restore(self, _request: web.Request, body: RestoreRequest) -> RestoreDocument:
+        return await self._run(lambda: self._operations.restore(body))
 
-    async def _execute(self, request: web.Request) -> web.Response:
-        guest, lun = request.match_info["guest"], _number(request.match_info["lun"], "lun")
+    async def _pr_keys(self, request: web.Request, _body: None) -> KeysDocument:
+        target = _target_of(request)
+        return await self._run(lambda: self._operations.pr_keys(target))
+
+    async def _pr_reservation(self, request: web.Request, _body: None) -> ReservationDocument:
+        target = _target_of(request)
+        return await self._run(lambda: self._operations.pr_reservation(target))
+
+    async def _pr_status(self, request: web.Request, _body: None) -> FullStatusDocument:
+        target = _target_of(request)
+        return await self._run(lambda: self._operations.pr_status(target))
+
+    async def _pr_capabilities(self, request: web.Request, _body: None) -> CapabilitiesDocument:
+        target = _target_of(request)
+        return await self._run(lambda: self._operations.pr_capabilities(target))
+
+    async def _execute(self, request: web.Request, body: ExecuteRequest) -> ExecuteReply:
+        guest, lun = _unit_of(request)
         section = self._host.section(guest, lun)
-        command = msgspec.json.decode(await request.read(), type=ExecuteRequest).command()
+        command = body.command()
         if command.timeout_ms == 0:
             command = replace(command, timeout_ms=section.timeout * 1000)
         pool = self._unit_threads.get((guest, lun))
         if pool is None:
             pool = self._unit_threads[guest, lun] = ThreadPoolExecutor(UNIT_THREADS, f"{guest}/{lun}")
         result = await self._run(lambda: self._host.unit(guest, lun).execute(command), pool)
-        return _answer(ExecuteReply.of(result))
+        return ExecuteReply.of(result)
 
     async def _run(self, work: Callable[[], T], pool: ThreadPoolExecutor | None = None) -> T:
         if self._stopping:
@@ -134,8 +156,14 @@ class ControlApi:
                 self._idle.set()
 
 
-def _answer(document: msgspec.Struct) -> web.Response:
-    return web.Response(body=msgspec.json.encode(document), content_type="application/json")
+def _unit_of(request: web.Request) -> tuple[str, int]:
+    return request.match_info["guest"], _number(request.match_info["lun"], "lun")
+
+
+def _target_of(request: web.Request) -> str:
+    if "target" not in request.query:
+        raise msgspec.ValidationError("the query lacks target: a device node's path or GUEST/LUN")
+    return request.query["target"]
 
 
 def _number(text: str, name: str) -> int:

@@ -5,13 +5,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from msgspec import Struct
 
 from pyproxy.device.discover import ListedDevice
 from pyproxy.migration.restore import RestoreReport
+from pyproxy.reservation.adopt import Adoption
 from pyproxy.reservation.snapshot import Snapshot
+from pyproxy.reservation.state import NexusState
 from pyproxy.scsi.constants import PrType
 from pyproxy.scsi.pr_in import RegistrationDescriptor, ReportCapabilities
+from pyproxy.scsi.sense import Sense
 
 
 def key_text(key: int) -> str:
@@ -69,6 +74,25 @@ class GuestStatus(Struct, frozen=True, kw_only=True):
     units: list[UnitStatus]
 
 
+class TakeoverStatus(Struct, frozen=True, kw_only=True):
+    """A takeover that was begun here and has not ended; ``procedure`` is P1, P2, P3 or empty."""
+
+    id: str
+    guest: str
+    unit: str
+    procedure: str
+    started: str
+    steps: int
+
+
+class StrayIntents(Struct, frozen=True, kw_only=True):
+    """PERSISTENT RESERVE OUTs of unknown outcome of a guest or logical unit that is not configured any more."""
+
+    guest: str
+    unit: str
+    open_intents: int
+
+
 class StatusDocument(Struct, frozen=True, kw_only=True):
     """The whole host. ``daemon`` tells whether a running daemon answered, else a command read it by itself."""
 
@@ -78,6 +102,8 @@ class StatusDocument(Struct, frozen=True, kw_only=True):
     pid: int
     configuration: str
     guests: list[GuestStatus]
+    open_takeovers: list[TakeoverStatus] = []
+    stray_intents: list[StrayIntents] = []
 
 
 class KeysDocument(Struct, frozen=True, kw_only=True):
@@ -224,6 +250,43 @@ class ShownDocument(Struct, frozen=True, kw_only=True):
             reservation_type=None if kind is None else int(kind),
             reservation=type_text(kind),
             registrations=None if snapshot.full is None else [RegistrationDocument.of(one) for one in snapshot.full],
+        )
+
+
+class AdoptDocument(Struct, frozen=True, kw_only=True):
+    """How an adoption ended.
+
+    ``succeeded``: it is certain now what the guest has. ``decision`` is a word for programs, ``sentence`` for people.
+    ``key`` and ``reservation_type`` are what is tracked afterwards, ``probed`` the keys that were tried with REGISTER.
+    """
+
+    guest: str
+    lun: int
+    succeeded: bool
+    decision: str
+    sentence: str
+    key: str | None
+    reservation_type: int | None
+    reservation: str | None
+    fresh: bool
+    probed: list[str]
+    pending_unit_attentions: list[str]
+
+    @classmethod
+    def of(cls, adoption: Adoption, guest: str, lun: int, state: NexusState, pending: Iterable[Sense]) -> AdoptDocument:
+        """Return the document for an adoption after which ``state`` is tracked and ``pending`` waits for the guest."""
+        return cls(
+            guest=guest,
+            lun=lun,
+            succeeded=adoption.decision.certain and state.fresh,
+            decision=adoption.decision.value,
+            sentence=adoption.sentence,
+            key=key_text(state.key) if state.registered else None,
+            reservation_type=None if state.type is None else int(state.type),
+            reservation=type_text(state.type),
+            fresh=state.fresh,
+            probed=[key_text(key) for key in adoption.probed],
+            pending_unit_attentions=[str(sense) for sense in pending],
         )
 
 

@@ -5,15 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 from pyproxy.config import Config, GuestSection, UnitSection
 from pyproxy.daemon import failures
 from pyproxy.daemon.backing import Backing, OpenBacking, open_backing
+from pyproxy.daemon.documents import StrayIntents
 from pyproxy.daemon.failures import NotFoundError, OperationError
+from pyproxy.daemon.leftovers import stray_intents, takeovers
 from pyproxy.daemon.lock import StateLock
 from pyproxy.device.base import Device, TransportError, read_identity
+from pyproxy.device.node import identify_node
+from pyproxy.reservation.poll import TryLock
 from pyproxy.reservation.registry import Claim, UnitRegistry
 from pyproxy.reservation.snapshot import SnapshotError
 from pyproxy.reservation.snooper import Snooper
@@ -38,6 +45,8 @@ class OpenUnit:
     identity: LogicalUnitIdentity
     backing: Backing
     claim: Claim
+    lock: TryLock
+    """The logical unit's lock, ``unit_lock`` of the snooper."""
 
 
 class Host:
@@ -59,6 +68,7 @@ class Host:
         self._state_lock: StateLock | None = None
         self._store: Store | None = None
         self._closed = False
+        self._serving = False
 
     @property
     def store(self) -> Store:
@@ -73,12 +83,25 @@ class Host:
             return self._store
 
     def open_all(self) -> None:
-        """Open the store and every unit, and read every unit's reservations back.
+        """Open the store and every unit, read every unit's reservations back, and adopt where it is configured.
 
         A unit that cannot be used is logged and tried again when it is asked for; the others are served. Raises what
         ``store`` raises.
         """
         _ = self.store
+        self._serving = True
+        self._open_each()
+        self._tell_leftovers()
+
+    def reload(self, config: Config) -> None:
+        """Go on with another configuration that has all guests and units of this one, and open what it adds.
+
+        As with ``open_all``, a unit that cannot be used is logged.
+        """
+        self.config = config
+        self._open_each()
+
+    def _open_each(self) -> None:
         for guest, section in self.config.units():
             try:
                 self.open_unit(guest.name, section.lun)
@@ -87,6 +110,31 @@ class Host:
                 if told is None:
                     raise
                 log.error("guest %s LUN %d cannot be served now: %s", guest.name, section.lun, told)  # noqa: TRY400
+
+    def _tell_leftovers(self) -> None:
+        for taken in takeovers(self.store.journals()):
+            log.warning(
+                "guest %s on %s: a takeover (%s) was begun %s and has not ended; restore the same checkpoint again",
+                taken.guest,
+                taken.unit,
+                taken.id,
+                taken.started,
+            )
+        for stray in self.stray_intents():
+            log.warning(
+                "guest %s on %s: %d PERSISTENT RESERVE OUT of unknown outcome, but it is not configured; configure it "
+                "again to have that resolved",
+                stray.guest,
+                stray.unit,
+                stray.open_intents,
+            )
+
+    def stray_intents(self) -> list[StrayIntents]:
+        """Return the open intents that none of the configured units resolves."""
+        names: dict[str, list[str]] = {}
+        for found in self.open_units():
+            names.setdefault(found.unit.guest, []).append(found.unit.snooper.identity_name)
+        return stray_intents(self.store.open_intents(), self.config, names)
 
     def unit(self, guest: str, lun: int) -> GuestUnit:
         """Return a guest's unit, opened. Raises NotFoundError, and what opening raises."""
@@ -109,6 +157,11 @@ class Host:
                 with self._lock:
                     self._units[key] = found
         return found
+
+    def open_units(self) -> list[OpenUnit]:
+        """Return the units that are open now."""
+        with self._lock:
+            return list(self._units.values())
 
     def load_again(self, guest: str, lun: int) -> GuestUnit:
         """Make an open unit forget what it tracks and load it from the store, after a takeover wrote it there."""
@@ -135,18 +188,29 @@ class Host:
 
     def find_node(self, path: str) -> tuple[str, int] | None:
         """Return guest and LUN of the unit that is configured on the node ``path``, by whatever name, or None."""
-        wanted = os.path.realpath(path)
+        wanted, node = os.path.realpath(path), _scsi_device(path)
         for guest, unit in self.config.units():
-            if unit.device is not None and os.path.realpath(unit.device) == wanted:
+            if unit.device is None:
+                continue
+            if os.path.realpath(unit.device) == wanted or (node is not None and _scsi_device(unit.device) == node):
                 return guest.name, unit.lun
         return None
 
-    def close(self) -> None:
-        """Release every unit, the store and the lock; safe to repeat."""
+    def unit_lock(self, name: str) -> AbstractContextManager[object]:
+        """Return the lock of the logical unit ``name`` (its identity name), whether or not a guest here has it."""
+        return self._registry.lock(name)
+
+    def close(self, leave: Collection[tuple[str, int]] = ()) -> None:
+        """Release every unit, the store and the lock; safe to repeat.
+
+        The devices of ``leave`` (guest and LUN) are not closed: a command that is running there would be waited for.
+        """
         with self._lock:
             units, self._units = list(self._units.values()), {}
         for unit in units:
             unit.claim.release()
+            if (unit.unit.guest, unit.unit.lun) in leave:
+                continue
             try:
                 unit.backing.close()
             except OSError:
@@ -179,13 +243,15 @@ class Host:
                 unit = self._guest_unit(guest, section, backing, name)
                 unit.snooper.received(*eaten)
                 _read_back(unit)
+                if self._serving and section.adopt:
+                    _adopt(unit)
             except BaseException:
                 claim.release()
                 raise
         except BaseException:
             backing.close()
             raise
-        return OpenUnit(section, unit, identity, backing, claim)
+        return OpenUnit(section, unit, identity, backing, claim, self._registry.lock(name))
 
     def _guest_unit(self, guest: GuestSection, section: UnitSection, backing: Backing, name: str) -> GuestUnit:
         snooper = Snooper(
@@ -227,8 +293,23 @@ def _store_name(guest: GuestSection, section: UnitSection, device: Device, ident
     return f"{identity.name} at {device.name}"
 
 
+def _scsi_device(path: str | os.PathLike[str]) -> Path | None:
+    """Return what /dev/sgN, /dev/sdX and bsg nodes of one SCSI device have in common; None for anything else."""
+    try:
+        return identify_node(os.fspath(path), Path(path).stat()).device
+    except OSError:
+        return None
+
+
 def _read_back(unit: GuestUnit) -> None:
     try:
         unit.resync()
     except (SnapshotError, TransportError) as error:
         log.warning("guest %s LUN %d: stays suspect: %s", unit.guest, unit.lun, failures.sentence(error))
+
+
+def _adopt(unit: GuestUnit) -> None:
+    try:
+        unit.adopt()  # logs what it came to
+    except (SnapshotError, TransportError) as error:
+        log.warning("guest %s LUN %d: nothing is adopted: %s", unit.guest, unit.lun, failures.sentence(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from pyproxy import __version__
 from pyproxy.config import GuestSection, UnitSection
 from pyproxy.daemon import failures
 from pyproxy.daemon.documents import (
+    AdoptDocument,
     CapabilitiesDocument,
     FullStatusDocument,
     GuestStatus,
@@ -26,19 +28,23 @@ from pyproxy.daemon.documents import (
 )
 from pyproxy.daemon.failures import NotFoundError, OperationError
 from pyproxy.daemon.host import Host, OpenUnit
-from pyproxy.daemon.operations import RestoreRequest
+from pyproxy.daemon.leftovers import takeovers
+from pyproxy.daemon.operations import AdoptRequest, RestoreRequest
 from pyproxy.device.base import Device, execute_past_attentions
 from pyproxy.device.sg import SgDevice
 from pyproxy.migration.capture import take_checkpoint
 from pyproxy.migration.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint
 from pyproxy.migration.restore import RestoreReport, restore
+from pyproxy.reservation.classify import Decision
 from pyproxy.reservation.facts import Nexus
 from pyproxy.reservation.snapshot import Snapshot, drive, read_snapshot
-from pyproxy.scsi.command import Command
+from pyproxy.reservation.state import Suspicion
+from pyproxy.scsi.command import Command, Result
 from pyproxy.scsi.constants import PrInAction
 from pyproxy.scsi.pr_cdb import PrIn
 from pyproxy.scsi.pr_in import ReportCapabilities
 from pyproxy.scsi.sense import Sense
+from pyproxy.unit import GuestUnit
 
 _CAPABILITIES_SIZE: Final = 8
 _READ_TIMEOUT_MS: Final = 10_000
@@ -54,34 +60,32 @@ class LocalOperations:
     def status(self) -> StatusDocument:
         """Return every guest and unit with its tracked state."""
         config = self._host.config
-        _ = self._host.store  # a locked or damaged store is one failure, not one for each unit
+        store = self._host.store  # a locked or damaged store is one failure, not one for each unit
+        guests = [
+            GuestStatus(
+                name=guest.name,
+                migrate_pr=guest.migrate_pr,
+                rawio=guest.rawio,
+                units=[self._unit_status(guest, section) for section in guest.unit],
+            )
+            for guest in config.guest
+        ]
         return StatusDocument(
             version=__version__,
             host=config.daemon.host_name,
             daemon=self._daemon,
             pid=os.getpid(),
             configuration=config.source,
-            guests=[
-                GuestStatus(
-                    name=guest.name,
-                    migrate_pr=guest.migrate_pr,
-                    rawio=guest.rawio,
-                    units=[self._unit_status(guest, section) for section in guest.unit],
-                )
-                for guest in config.guest
-            ],
+            guests=guests,
+            open_takeovers=takeovers(store.journals()),
+            stray_intents=self._host.stray_intents(),
         )
 
     def checkpoint(self, guest: str, lun: int | None) -> bytes:
         """Return the checkpoint document of one unit of a guest."""
         found = self._host.open_unit(guest, self._only_lun(guest) if lun is None else lun)
+        _check_tracked(found.unit)
         snooper = found.unit.snooper
-        if not snooper.migrate_pr:
-            raise OperationError(
-                f"guest {guest} LUN {found.unit.lun}: migrate_pr is off, its reservations are not tracked and stay "
-                "on this host; set migrate_pr = true and let the guest register again",
-                "migrate-pr-off",
-            )
         with snooper.unit_lock:
             # Under the guest's own RESERVE some devices refuse to be read; take_checkpoint says what is in the way.
             state = found.unit.state if found.unit.state.spc2_reserved else found.unit.resync()
@@ -99,6 +103,17 @@ class LocalOperations:
             snooper.flush()
         return encode_checkpoint(checkpoint)
 
+    def adopt(self, guest: str, lun: int, request: AdoptRequest) -> AdoptDocument:
+        """Take a registration made without pyproxy into the tracked state; ambiguity is in the document."""
+        unit = self._host.unit(guest, lun)
+        _check_tracked(unit)
+        if request.number == 0:
+            raise OperationError("key 0 stands for no registration; name the key that is registered", "wrong-use")
+        with unit.snooper.unit_lock:
+            found = unit.adopt(request.number)
+            pending = unit.snooper.attentions.pending
+            return AdoptDocument.of(found, guest, lun, unit.state, pending)
+
     def restore(self, request: RestoreRequest) -> RestoreDocument:
         """Take the guest of a checkpoint over; the guest's unit here then tracks what it was given."""
         if request.source is not None and request.source_dead:
@@ -106,10 +121,10 @@ class LocalOperations:
         checkpoint = decode_checkpoint(request.document)
         with contextlib.ExitStack() as opened:
             found, destination = self._destination(checkpoint, request.device, opened)
-            source = (
-                None if request.source is None else self._source(request.source, request.device, destination, opened)
-            )
-            return RestoreDocument.of(self.take_over(checkpoint, destination, source, request, found))
+            if request.source is None:
+                return RestoreDocument.of(self.take_over(checkpoint, destination, None, request, found))
+            origin, source = self._source(request.source, destination, opened)
+            return RestoreDocument.of(self.take_over(checkpoint, destination, source, request, found, origin))
 
     def take_over(
         self,
@@ -118,20 +133,42 @@ class LocalOperations:
         source: Device | None,
         request: RestoreRequest,
         found: OpenUnit | None,
+        origin: OpenUnit | None = None,
     ) -> RestoreReport:
-        """Run a takeover on open devices; ``found`` is the guest's unit here, which loads the result, or None."""
-        with contextlib.nullcontext() if found is None else found.unit.snooper.unit_lock:
-            report = restore(
+        """Run a takeover on open devices.
+
+        ``found`` is the guest's unit here, which loads the result, or None; ``origin`` the unit that the source's
+        nexus serves here, or None.
+        """
+        lock = self._host.unit_lock(checkpoint.unit.name) if found is None else found.unit.snooper.unit_lock
+        to = _Listener(destination)
+        since = to if source is destination else None if source is None else _Listener(source)
+        with lock:
+            if found is not None:
+                found = self._host.open_unit(found.unit.guest, found.unit.lun)  # loaded again by another restore?
+            move = functools.partial(
+                restore,
                 checkpoint,
-                destination,
+                to,
                 store=self._host.store,
-                source=source,
+                source=since,
                 source_dead=request.source_dead,
                 destination_nexus=_nexus(found),
                 fence_ruled_out=request.fence_ruled_out,
             )
+            report = move()
+            if found is not None and report.decision is Decision.ALREADY_DONE and report.state is None:
+                # Done before: whether the guest still has it here is in the store once the unit was read.
+                found.unit.resync()
+                report = move()
             if found is not None and report.state is not None:
                 self._host.load_again(found.unit.guest, found.unit.lun)
+            elif found is not None:
+                found.unit.snooper.received(*to.heard)
+            if origin is not None and since is not None and since is not to:
+                # Where the claim has moved, what was received on the way has moved with it.
+                origin.unit.snooper.received(*() if report.succeeded else since.heard)
+                origin.unit.snooper.suspect(Suspicion.POLL_MISMATCH)
         return report
 
     def pr_keys(self, target: str) -> KeysDocument:
@@ -230,14 +267,15 @@ class LocalOperations:
         found = self._host.open_unit(*owner)
         return found, found.unit.device
 
-    def _source(self, source: str, device: str | None, destination: Device, opened: contextlib.ExitStack) -> Device:
-        """Open the source's node; the same object as the destination's where they are one node."""
+    def _source(self, source: str, destination: Device, opened: contextlib.ExitStack) -> tuple[OpenUnit | None, Device]:
+        """Open the source's node; the same object as the destination's where both lead to one SCSI device."""
         owner = _guest_and_lun(source) or self._host.find_node(source)
         if owner is not None:
-            return self._host.unit(*owner).device
-        if device is not None and os.path.realpath(device) == os.path.realpath(source):
-            return destination
-        return opened.enter_context(_open_node(source))
+            found = self._host.open_unit(*owner)
+            return found, found.unit.device
+        device = opened.enter_context(_open_node(source))
+        one = isinstance(destination, SgDevice) and destination.node.device == device.node.device
+        return None, destination if one else device
 
     def _snapshot(self, target: str, *, full_status: bool = False) -> tuple[str, Snapshot]:
         """Read a unit; what is a guest's is read through its snooper, which keeps the guest's unit attentions."""
@@ -262,6 +300,31 @@ class LocalOperations:
         unit = self._host.unit(*owner)
         with unit.snooper.unit_lock:
             yield unit.device, unit.snooper.received
+
+
+class _Listener:
+    """A port of a takeover that notes which unit attentions its commands received."""
+
+    def __init__(self, device: Device) -> None:
+        self.name = device.name
+        self.heard: list[Sense] = []
+        self._device = device
+
+    def execute(self, command: Command) -> Result:
+        result = self._device.execute(command)
+        sense = result.decoded_sense
+        if sense is not None and sense.is_unit_attention:
+            self.heard.append(sense)
+        return result
+
+
+def _check_tracked(unit: GuestUnit) -> None:
+    if not unit.snooper.migrate_pr:
+        raise OperationError(
+            f"guest {unit.guest} LUN {unit.lun}: migrate_pr is off, its reservations are not tracked and stay on this "
+            "host; set migrate_pr = true and let the guest register again",
+            "migrate-pr-off",
+        )
 
 
 @contextlib.contextmanager

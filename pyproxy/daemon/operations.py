@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Annotated, Protocol
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from pyproxy.daemon.documents import (
+    AdoptDocument,
     CapabilitiesDocument,
     FullStatusDocument,
     KeysDocument,
@@ -31,6 +32,17 @@ class RestoreRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     fence_ruled_out: bool = False
 
 
+class AdoptRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An adoption; ``key`` ("0x" and 1 to 16 hex digits) is the only one to try, None tries every registered one."""
+
+    key: Annotated[str, Meta(pattern=r"^0x[0-9A-Fa-f]{1,16}$")] | None = None
+
+    @property
+    def number(self) -> int | None:
+        """The key as a number."""
+        return None if self.key is None else int(self.key, 16)
+
+
 class Operations(Protocol):
     """A host's operations. All raise what ``daemon.failures.sentence`` knows."""
 
@@ -39,6 +51,9 @@ class Operations(Protocol):
 
     def checkpoint(self, guest: str, lun: int | None) -> bytes:
         """Return the checkpoint document of a guest, of one of its units when ``lun`` is given."""
+
+    def adopt(self, guest: str, lun: int, request: AdoptRequest) -> AdoptDocument:
+        """Take a registration made without pyproxy into the tracked state; ambiguity is in the document."""
 
     def restore(self, request: RestoreRequest) -> RestoreDocument:
         """Take the guest of a checkpoint over; what the device decides is in the document, not an exception."""

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from pyproxy.daemon.documents import (
+    AdoptDocument,
     CapabilitiesDocument,
     FullStatusDocument,
     KeysDocument,
@@ -16,7 +17,7 @@ from pyproxy.daemon.documents import (
     RestoreDocument,
     StatusDocument,
 )
-from pyproxy.daemon.operations import RestoreRequest
+from pyproxy.daemon.operations import AdoptRequest, RestoreRequest
 from pyproxy.frontend.api import Client
 
 D = TypeVar("D", bound=msgspec.Struct)
@@ -36,6 +37,11 @@ class RemoteOperations:
         """Return the checkpoint document of a guest."""
         path = f"/guests/{quote(guest, safe='')}/checkpoint"
         return self.client.request("POST", path) if lun is None else self.client.request("POST", path, lun=str(lun))
+
+    def adopt(self, guest: str, lun: int, request: AdoptRequest) -> AdoptDocument:
+        """Take a registration made without pyproxy into the tracked state."""
+        path = f"/guests/{quote(guest, safe='')}/units/{lun}/adopt"
+        return msgspec.json.decode(self.client.request("POST", path, msgspec.json.encode(request)), type=AdoptDocument)
 
     def restore(self, request: RestoreRequest) -> RestoreDocument:
         """Take the guest of a checkpoint over."""

@@ -14,11 +14,14 @@ from typing import Final
 
 from aiohttp import web
 
-from pyproxy.config import Config
+from pyproxy.config import Config, ConfigError
+from pyproxy.daemon import logs, reload
 from pyproxy.daemon.backing import OpenBacking, open_backing
 from pyproxy.daemon.control import ControlApi
 from pyproxy.daemon.host import Host
 from pyproxy.daemon.lock import DirectoryError, ensure_private
+from pyproxy.daemon.notify import ServiceManager
+from pyproxy.daemon.poller import Poller
 
 log = logging.getLogger(__name__)
 
@@ -29,22 +32,36 @@ _TIMEOUT_GRACE_SECONDS: Final = 5
 
 
 def serve(
-    config: Config, ready: Callable[[], None] = lambda: None, *, open_backing: OpenBacking = open_backing
+    config: Config,
+    ready: Callable[[], None] = lambda: None,
+    *,
+    open_backing: OpenBacking = open_backing,
+    load: Callable[[], Config] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is under way and return.
 
-    ``ready`` is called when the socket answers; ``open_backing`` opens the devices. Raises StateLockedError,
-    DirectoryError, StoreError, OSError.
+    ``ready`` is called when the socket answers; ``open_backing`` opens the devices; ``load`` reads the configuration
+    again after SIGHUP. Raises StateLockedError, DirectoryError, StoreError, OSError.
     """
+    # Until it is handled: a reload that comes too early must not end the daemon.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     ensure_private(config.daemon.runtime_dir, "runtime directory")
-    with contextlib.closing(Host(config, open_backing=open_backing)) as host:
+    host = Host(config, open_backing=open_backing)
+    poller = Poller(host, config.daemon.poll_seconds)
+    try:
         host.open_all()
         listener = _listen(config.daemon.control_socket)
+        poller.start()
         try:
-            asyncio.run(_serve(host, listener, ready))
+            asyncio.run(_Daemon(host, poller, load).serve(listener, ready))
         finally:
             with contextlib.suppress(FileNotFoundError):
                 config.daemon.control_socket.unlink()
+    finally:
+        stuck = poller.stop()
+        for guest, lun in stuck:
+            log.error("guest %s LUN %d: its device did not answer a read in time and is left as it is", guest, lun)
+        host.close(leave=stuck)
 
 
 def _listen(path: Path) -> socket.socket:
@@ -78,26 +95,86 @@ def _remove_stale(path: Path) -> None:
     raise OSError(0, "another daemon answers on this control socket; stop it or choose another", str(path))
 
 
-async def _serve(host: Host, listener: socket.socket, ready: Callable[[], None]) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    api = ControlApi(host)
-    runner = web.AppRunner(
-        api.application(), handle_signals=False, access_log=None, shutdown_timeout=_ANSWER_GRACE_SECONDS
-    )
-    await runner.setup()
-    site = web.SockSite(runner, listener)
-    await site.start()
-    ready()
-    await stop.wait()
-    log.info("stopping: no new requests, waiting for the commands under way")
-    await site.stop()
-    longest = max(unit.timeout for _, unit in host.config.units())
-    if not await api.drain(longest + _TIMEOUT_GRACE_SECONDS):
-        log.error(
-            "some commands did not end within %d seconds after their time; they are abandoned", _TIMEOUT_GRACE_SECONDS
+class _Daemon:
+    """The event loop's part: signals, the control API, and what the service manager is told."""
+
+    def __init__(self, host: Host, poller: Poller, load: Callable[[], Config] | None) -> None:
+        self._host = host
+        self._poller = poller
+        self._load = load
+        self._manager = ServiceManager.from_environment()
+        self._hung_up = asyncio.Event()
+
+    async def serve(self, listener: socket.socket, ready: Callable[[], None]) -> None:
+        """Answer on ``listener`` until SIGTERM or SIGINT, then drain."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
+        api = ControlApi(self._host)
+        runner = web.AppRunner(
+            api.application(), handle_signals=False, access_log=None, shutdown_timeout=_ANSWER_GRACE_SECONDS
         )
-    await runner.cleanup()
-    await asyncio.to_thread(api.close)
+        await runner.setup()
+        site = web.SockSite(runner, listener)
+        await site.start()
+        ready()
+        self._manager.ready(self._status())
+        background = [asyncio.create_task(self._keep_alive()), asyncio.create_task(self._reload_again_and_again())]
+        await stop.wait()
+        self._manager.stopping()
+        log.info("stopping: no new requests, waiting for the commands under way")
+        await site.stop()
+        longest = max(unit.timeout for _, unit in self._host.config.units())
+        if not await api.drain(longest + _TIMEOUT_GRACE_SECONDS):
+            log.error(
+                "some commands did not end within %d seconds after their time; they are abandoned",
+                _TIMEOUT_GRACE_SECONDS,
+            )
+        await runner.cleanup()
+        await asyncio.to_thread(api.close)
+        for task in background:
+            task.cancel()
+
+    def _status(self) -> str:
+        return f"serving {', '.join(guest.name for guest in self._host.config.guest)}"
+
+    async def _keep_alive(self) -> None:
+        """Tell the service manager, while the event loop turns, that it does; also while stopping."""
+        seconds = self._manager.watchdog_seconds
+        while seconds is not None:
+            self._manager.alive()
+            await asyncio.sleep(seconds / 2)
+
+    async def _reload_again_and_again(self) -> None:
+        while True:
+            await self._hung_up.wait()
+            self._hung_up.clear()
+            self._manager.reloading()
+            await asyncio.to_thread(self._reload)
+            self._manager.ready(self._status())
+
+    def _reload(self) -> None:
+        """Read the configuration again and apply what can be; what cannot is told and stays as it was."""
+        if self._load is None:
+            log.warning("SIGHUP: this daemon has no configuration to read again")
+            return
+        try:
+            planned = reload.plan(self._host.config, self._load())
+        except ConfigError as error:
+            log.error("SIGHUP: nothing is changed, the configuration has mistakes: %s", error)  # noqa: TRY400
+            return
+        daemon = planned.config.daemon
+        logs.configure(daemon.log_level, daemon.log_format)
+        self._poller.seconds = daemon.poll_seconds
+        for sentence in planned.applied:
+            log.info("SIGHUP: %s", sentence)
+        for sentence in planned.kept:
+            log.warning("SIGHUP: %s", sentence)
+        try:
+            self._host.reload(planned.config)
+        except Exception:
+            log.exception("SIGHUP: what was added could not be opened")
+            return
+        log.info("SIGHUP: %d changes applied, %d kept for a restart", len(planned.applied), len(planned.kept))

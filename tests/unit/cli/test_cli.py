@@ -84,6 +84,10 @@ WRONG_USE = [
     ["restore"],
     ["restore", "x.json", "--source", "/dev/sg1", "--source-dead"],
     ["inspect"],
+    ["adopt", "web"],
+    ["adopt", "web", "0", "--key", "0"],
+    ["adopt", "web", "0", "--key", "key"],
+    ["adopt", "web", "0", "--key", "0x10000000000000000"],
 ]
 
 
@@ -147,6 +151,18 @@ def test_status_of_units(config: Path) -> None:
     for_people = run("--config", config, "status").output
     assert "no daemon runs" in for_people
     assert "web" in for_people
+
+
+def test_adopting_without_a_daemon(config: Path) -> None:
+    done = run("--config", config, "adopt", "web", 0)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.startswith("guest web LUN 0: not registered: READ FULL STATUS does not list its TransportID")
+    wrong = run("--config", config, "adopt", "web", 0, "--key", "0xC0FFEE")
+    assert (wrong.exit_code, wrong.stdout) == (1, "")
+    assert wrong.stderr == (
+        "pyproxy: guest web LUN 0: no nexus is registered with key 0x0000000000c0ffee; pyproxy pr keys shows those "
+        "that are\n"
+    )
 
 
 def test_devices_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:

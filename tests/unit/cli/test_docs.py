@@ -15,9 +15,10 @@ from pyproxy.cli.main import main
 DOCS = Path(__file__).parents[3] / "docs"
 
 
-def test_the_configuration_reference_is_current() -> None:
+@pytest.mark.parametrize("name", ["configuration.md", "api.md", "openapi.json"])
+def test_what_is_generated_is_current(name: str) -> None:
     generate = runpy.run_path(str(DOCS / "generate.py"))
-    before, after = generate["current"](DOCS / "configuration.md", generate["configuration_reference"])
+    before, after = generate["current"](DOCS / name, generate["GENERATED"][DOCS / name])
     assert before == after, "run: python docs/generate.py"
 
 

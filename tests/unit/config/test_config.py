@@ -41,6 +41,9 @@ MISTAKES = [
         "daemon.control_socket",
         ["at most 107 bytes"],
     ),
+    ("poll_seconds", "[daemon]\npoll_seconds = -1\n" + GOOD, "daemon.poll_seconds", ["-1", "0 to 86400"]),
+    ("log_format", '[daemon]\nlog_format = "xml"\n' + GOOD, "daemon.log_format", ['"xml"', '"json" or "human"']),
+    ("log_level", '[daemon]\nlog_level = "all"\n' + GOOD, "daemon.log_level", ['"all"', '"debug", "info"']),
     ("no guest name", "[[guest]]\n" + UNIT + DEVICE, "guest[0].name", ["is required"]),
     ("guest name", '[[guest]]\nname = ""\n' + UNIT + DEVICE, "guest[0].name", ['"" is not allowed']),
     ("newline in name", '[[guest]]\nname = "web\\n"\n' + UNIT + DEVICE, "guest[0].name", ["is not allowed"]),
@@ -61,6 +64,13 @@ MISTAKES = [
     ("initiator", GOOD + 'initiator = "me"\n', "guest[0].unit[0].initiator", ['"me"', "naa.", "iqn."]),
     ("rtpi", GOOD + "rtpi = 0\n", "guest[0].unit[0].rtpi", ["1 to 65535"]),
     ("timeout", GOOD + "timeout = 0\n", "guest[0].unit[0].timeout", ["1 to 86400"]),
+    ("adopt", GOOD + "adopt = 1\n", "guest[0].unit[0].adopt", ["1 is not allowed", "true or false"]),
+    (
+        "adopt without tracking",
+        GUEST + "migrate_pr = false\n" + UNIT + DEVICE + "adopt = true\n",
+        "guest[0].unit[0].adopt",
+        ["migrate_pr is false"],
+    ),
     ("threads", GOOD + "threads = 65\n", "guest[0].unit[0].threads", ["1 to 64"]),
     ("engine", GOOD + 'engine = "fast"\n', "guest[0].unit[0].engine", ['"auto", "sync", "async" or "bsg"']),
     ("neither backing", GUEST + UNIT, "guest[0].unit[0]", ["exactly one of device and emulated"]),
@@ -141,6 +151,9 @@ def test_every_key_can_be_set() -> None:
         runtime_dir = "/run/p"
         state_dir = "/srv/state"
         control_socket = "/run/p/c"
+        poll_seconds = 0
+        log_format = "json"
+        log_level = "debug"
 
         [[guest]]
         name = "web"
@@ -169,6 +182,9 @@ def test_every_key_can_be_set() -> None:
             runtime_dir=Path("/run/p"),
             state_dir=Path("/srv/state"),
             control_socket=Path("/run/p/c"),
+            poll_seconds=0,
+            log_format="json",
+            log_level="debug",
         ),
         guest=(
             config.GuestSection(
@@ -196,6 +212,11 @@ def test_every_key_can_be_set() -> None:
         ),
         source="f",
     )
+
+
+def test_adoption_is_asked_for() -> None:
+    assert config.parse(GOOD, "f", {}).guest[0].unit[0].adopt is False
+    assert config.parse(GOOD + "adopt = true\n", "f", {}).guest[0].unit[0].adopt is True
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,25 @@ def test_status_and_pr_reads_through_the_daemon(start: Start) -> None:
     assert read("capabilities")["types"] == [1, 3, 5, 6, 7, 8]
 
 
+def test_adopting_through_the_daemon(start: Start) -> None:
+    daemon = start(MEMORY)
+    nothing = json.loads(daemon.run("adopt", "web", "3", "--json").stdout)
+    assert (nothing["succeeded"], nothing["decision"], nothing["key"]) == (True, "not-registered", None)
+    register(daemon.client.guest("web").unit(3))
+    done = daemon.run("adopt", "web", "3")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        "guest web LUN 3: registered with key 0x0000000000c0ffee, holds no reservation, as tracked\n"
+    )
+    other = daemon.run("adopt", "web", "3", "--key", "0x1")
+    assert (other.returncode, other.stdout) == (1, "")
+    assert "with key 0x0000000000c0ffee, not with 0x0000000000000001" in other.stderr
+    status, answer = _ask(daemon.socket, "/v1/guests/web/units/3/adopt", b'{"key": "c0ffee"}')
+    assert (status, answer["reason"]) == (400, "malformed")
+    assert _ask(daemon.socket, "/v1/guests/web/units/3/adopt", b'{"key": "0x0"}')[0] == 409
+    assert _ask(daemon.socket, "/v1/guests/web/units/4/adopt", b"{}")[0] == 404
+
+
 def test_what_our_reads_receive_is_still_told_to_the_guest(start: Start) -> None:
     daemon = start(MEMORY)
     for what in ("keys", "capabilities"):
