@@ -21,7 +21,7 @@ from pyproxy.daemon.host import Host
 from pyproxy.device.base import TransportError
 from pyproxy.device.sg import SgDevice
 from pyproxy.scsi.command import Command
-from tests.vm.guest.sg_support import drain, slow, write_cdb
+from tests.vm.guest.sg_support import drain, requests_issued, slow, write_cdb
 from tests.vm.rig.nodes import SCSI_DEVICES, nodes_of, settle, wait_for
 from tests.vm.rig.sg_direct import SgNode
 from tests.vm.rig.takeover import CONFLICT, GUEST, REGISTER, GuestHost, shown, write_config
@@ -43,7 +43,9 @@ def come_back(nexus, *config_files):
     """Scan for the device again; the configurations get its new node where that has another name."""
     host, where = nexus.nodes.address.split(":", 1)
     before = nexus.sg
-    Path(f"/sys/class/scsi_host/host{host}/scan").write_text(where.replace(":", " "))
+    channel, target, _ = where.split(":")
+    # tcm_loop allows no LUN by number here (its max_lun is 0), all of them by the dash.
+    Path(f"/sys/class/scsi_host/host{host}/scan").write_text(f"{channel} {target} -")
     nexus.nodes = nodes_of(nexus.nodes.address)
     settle()
     nexus.direct = SgNode(nexus.sg)
@@ -109,7 +111,11 @@ def claimed(lio, tmp_path):
     with GuestHost(tmp_path, unit.nexuses[0]) as host:
         host.claim(K, TYPE)
     configfs_shows(unit, {unit.nexuses[0]: K}, unit.nexuses[0], TYPE)
-    return unit, host.config_file
+    yield unit, host.config_file
+    # LIO takes no port down whose device it cannot find.
+    for nexus in unit.nexuses:
+        if not (SCSI_DEVICES / nexus.nodes.address).exists():
+            come_back(nexus)
 
 
 def test_vanishing_during_a_checkpoint(claimed, following, tmp_path):
@@ -148,8 +154,10 @@ def test_vanishing_between_two_steps_of_a_restore(claimed, following, tmp_path, 
     with following(lost, opcode=0x5F, vanish_at=at) as sent:
         line = line_of(run(destination_config, "restore", file, "--source", one.sg))
     assert sent.count >= at
-    assert "NOT FINISHED" in line
-    assert f"{lost.sg}: {GONE}" in line
+    # What the source cannot do is undone at the destination, which is still there.
+    assert ("UNDONE" if side == "source" else "NOT FINISHED") in line
+    assert str(lost.sg) in line or side == "source"
+    assert GONE in line or side == "source"
     between = shown(unit)
     if (side, at) == ("destination", 1):
         assert between == before
@@ -192,7 +200,7 @@ def open_intents(host):
 
 
 def test_vanishing_with_a_register_of_the_guest_in_flight(lio, tmp_path):
-    """It was executed, but nobody could tell: the intent stays open until the device is back and was read."""
+    """It is executed while its node is taken away: told GOOD or told nothing, and then the intent stays open."""
     unit = lio.fresh(2)
     one = unit.nexuses[0]
     ended = []
@@ -203,7 +211,7 @@ def test_vanishing_with_a_register_of_the_guest_in_flight(lio, tmp_path):
         except TransportError as error:
             ended.append(error)
 
-    with GuestHost(tmp_path, one) as host:
+    with GuestHost(tmp_path, one, named=True) as host:
         assert host.state.fresh
         idle = in_flight(one)
         with stuck_metadata(unit) as drain_pipe:
@@ -213,16 +221,21 @@ def test_vanishing_with_a_register_of_the_guest_in_flight(lio, tmp_path):
             # The kernel takes the node away at once, and the device when nothing is in flight any more.
             puller = threading.Thread(target=vanish, args=(one,))
             puller.start()
+            wait_for(lambda: not one.sg.exists(), f"{one.sg} to vanish")
+            assert guest.is_alive()
+            drain_pipe()
             guest.join(60)
+            puller.join(60)
             assert not guest.is_alive()
-            (error,) = ended
-            assert isinstance(error, TransportError)
-            assert (error.errno, error.fate_unknown) == (errno.ENODEV, True)
+            assert not puller.is_alive()
+        (outcome,) = ended
+        if isinstance(outcome, TransportError):
+            assert (outcome.errno, outcome.fate_unknown) == (errno.ENODEV, True)
             assert "fate-unknown" in host.state.suspect
             assert [intent.cdb[1] for intent in open_intents(host)] == [REGISTER]
-            drain_pipe()
-            puller.join(60)
-            assert not puller.is_alive()
+        else:
+            # GOOD is told only after the device was asked where the answer needs it, and nothing else is told.
+            assert outcome.good or open_intents(host)
         configfs_shows(unit, {one: K})
         # What needs the device meanwhile says so and changes nothing.
         host.close()
@@ -238,7 +251,7 @@ def test_losing_the_path_under_a_register_of_the_guest(lio, tmp_path):
     """It was not executed, but nobody could tell: once the path is back the device tells, and the guest too."""
     unit = lio.fresh(2)
     one = unit.nexuses[0]
-    with GuestHost(tmp_path, one) as host:
+    with GuestHost(tmp_path, one, named=True) as host:
         assert host.state.fresh
         one.offline()
         lost = host.pr_out(REGISTER, sa_key=K)
@@ -308,16 +321,20 @@ def test_a_disk_deleted_under_a_write_of_the_guest(scsi_debug, tmp_path):
     try:
         unit = host.unit(GUEST, 0)
         with slow(1.5):
+            before = requests_issued(disk)
             guest = threading.Thread(target=writer)
             guest.start()
-            wait_for(lambda: unit_is_busy(disk), "the WRITE to be sent")
+            wait_for(lambda: requests_issued(disk) > before, "the WRITE to be sent")
             (SCSI_DEVICES / disk.address / "delete").write_text("1")
             guest.join(60)
             assert not guest.is_alive()
-        (error,) = caught
-        assert isinstance(error, TransportError)
-        assert (error.errno, error.fate_unknown) == (errno.ENODEV, True)
-        with pytest.raises(TransportError, match=f"^{disk.sg}: {GONE}$") as later:
+        # It may have been executed; where its end was seen in time, it was.
+        (outcome,) = caught
+        if isinstance(outcome, TransportError):
+            assert (outcome.errno, outcome.fate_unknown) == (errno.ENODEV, True)
+        else:
+            assert outcome.good
+        with pytest.raises(TransportError, match=f"^{disk.sg}: .*{GONE}") as later:
             unit.execute(write)
         assert not later.value.fate_unknown
     finally:
@@ -325,8 +342,3 @@ def test_a_disk_deleted_under_a_write_of_the_guest(scsi_debug, tmp_path):
     line = line_of(run(config_file, "pr", "keys", f"{GUEST}/0"))
     assert f"{disk.sg}: " in line
     assert "no such node" in line
-
-
-def unit_is_busy(disk):
-    device = SCSI_DEVICES / disk.address
-    return (device / "iorequest_cnt").read_text() != (device / "iodone_cnt").read_text()
