@@ -170,7 +170,10 @@ def _sentence(
                 "registration: make sure that no node fenced it and say so, or leave it fenced"
             )
         case Decision.REVERTED:
-            return f"{who}: UNDONE, a step was refused or could not be sent: {why}. The source is registered as before; {shows}"
+            return (
+                f"{who}: UNDONE, a step was refused or could not be sent: {why}. "
+                f"The source is registered as before; {shows}"
+            )
         case Decision.UNSETTLED:
             return f"{who}: NOT FINISHED, {why}. Restore again: it continues from what the device shows ({shows})"
         case Decision.WRONG_UNIT:
