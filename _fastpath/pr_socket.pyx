@@ -276,7 +276,7 @@ cdef class StraightPath:
             close(self.request.descriptors[0])
             if command.error != 0 or command.status != 0 or command.host_status != 0 or command.driver_status != 0:
                 return STRAIGHT_EXECUTED
+            self.answered += 1  # before the client can know of it, and look
             rc = self.answer(&self.known[self.current], allocation)
             if rc < 0:
                 return rc
-            self.answered += 1

@@ -77,6 +77,14 @@ def test_what_passes_straight_is_what_the_device_says(nexus, tmp_path, node):
         assert rig.server.counts().straight == straight
 
 
+def test_a_request_is_counted_before_its_answer_is_seen(nexus, tmp_path):
+    with helper(tmp_path, nexus) as rig, opened(nexus.sd) as device, Client(rig.path) as client:
+        assert client.ask(prin(0, 8), device).status == 0
+        for count in range(1, 301):
+            assert client.ask(prin(0, 8), device).status == 0
+            assert rig.server.counts().straight == count
+
+
 def test_without_migration_nothing_is_masked(nexus, tmp_path):
     with helper(tmp_path, nexus, migrate_pr=False) as rig, opened(nexus.sd) as device, Client(rig.path) as client:
         told = nexus.direct.persistent_reserve_in(2, 8).data
