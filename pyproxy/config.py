@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
@@ -26,6 +26,8 @@ from pyproxy.scsi.transport_id import TransportId
 SYSTEM_FILE: Final = Path("/etc/pyproxy/pyproxy.toml")
 DEFAULT_UNIT_SIZE: Final = 1 << 30
 DEFAULT_GUEST: Final = "guest"
+PR_SOCKET_PATH_BYTES: Final = 103
+"""What a Unix socket's path may have, less what the name has while the socket is being made."""
 
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|TiB|kB|MB|GB|TB)?")
 _SIZE_FACTORS: Final[Mapping[str | None, int]] = {
@@ -160,6 +162,36 @@ class UnitSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     ] = "auto"
 
 
+_Account: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)] | Annotated[int, Meta(ge=0, le=0xFFFFFFFE)]
+_ACCOUNT = "a name or a number"
+
+
+class PrHelperSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A socket on which the guest's PERSISTENT RESERVE commands come in as they do at qemu-pr-helper."""
+
+    socket: Annotated[
+        Path | None,
+        _described(
+            "Path of the socket (mode 0660), for QEMU's pr-manager-helper; a socket of the guest's name that the "
+            "service manager passes is used instead.",
+            f"an absolute path of at most {PR_SOCKET_PATH_BYTES} bytes",
+            default="runtime_dir/NAME-pr.sock, NAME being the guest's",
+        ),
+    ] = None
+    group: Annotated[
+        _Account | None,
+        _described(
+            "Group that owns the socket and whose members may connect; QEMU's own.",
+            _ACCOUNT,
+            default="that of pyproxy's process, whose members may not",
+        ),
+    ] = None
+    users: Annotated[
+        tuple[_Account, ...],
+        _described("Users that may connect besides root and the user pyproxy runs as.", f"a list, each {_ACCOUNT}"),
+    ] = ()
+
+
 class GuestSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One guest and the logical units it is given."""
 
@@ -185,6 +217,10 @@ class GuestSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             "true or false",
         ),
     ] = False
+    pr_helper: Annotated[
+        PrHelperSection | None,
+        _described("A socket in place of qemu-pr-helper's.", "a table, which may be empty", default="none"),
+    ] = None
     unit: Annotated[
         tuple[UnitSection, ...], Meta(min_length=1), _described("Logical units.", "one or more [[guest.unit]] tables")
     ]
@@ -267,6 +303,12 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         for guest in self.guest:
             for unit in guest.unit:
                 yield guest, unit
+
+
+def pr_socket_path(config: Config, guest: GuestSection) -> Path:
+    """Return the path of a guest's helper socket, where it has one."""
+    named = guest.pr_helper.socket if guest.pr_helper is not None else None
+    return named if named is not None else config.daemon.runtime_dir / f"{guest.name}-pr.sock"
 
 
 def emulated_serial(config: Config, guest: GuestSection, unit: UnitSection) -> str | None:
@@ -397,6 +439,7 @@ def cross_checks(config: Config) -> Iterator[Problem]:
     """Yield what is wrong between the parts of a configuration each of which is valid."""
     if len(os.fsencode(config.daemon.control_socket)) > 107:
         yield Problem("daemon.control_socket", "is too long for a Unix socket, expected at most 107 bytes")
+    yield from _pr_helper_checks(config)
     names: dict[str, int] = {}
     owners: dict[str, str] = {}
     for g, guest in enumerate(config.guest):
@@ -424,6 +467,21 @@ def cross_checks(config: Config) -> Iterator[Problem]:
                     f"{path} is already {owner}: two guests cannot share one logical unit through one I_T nexus, "
                     "they would share one registration; give one of them another path",
                 )
+
+
+def _pr_helper_checks(config: Config) -> Iterator[Problem]:
+    sockets = {os.path.realpath(config.daemon.control_socket): "daemon.control_socket"}
+    for g, guest in enumerate(config.guest):
+        if guest.pr_helper is None:
+            continue
+        key = f"guest[{g}].pr_helper"
+        path = pr_socket_path(config, guest)
+        if len(os.fsencode(path)) > PR_SOCKET_PATH_BYTES:
+            yield Problem(f"{key}.socket", f"{path} is too long, expected at most {PR_SOCKET_PATH_BYTES} bytes")
+        if (owner := sockets.setdefault(os.path.realpath(path), key)) != key:
+            yield Problem(f"{key}.socket", f"{path} is already {owner}: a socket is one guest's, it tells who connects")
+        if all(unit.device is None for unit in guest.unit):
+            yield Problem(key, "no unit of this guest has a device: nothing else can come with a helper's request")
 
 
 def _emulated_checks(unit: UnitSection, key: str) -> Iterator[Problem]:

@@ -128,7 +128,7 @@ class Guest:
         self._running = False
         self._idle = True
         self._ended = False
-        self._thread = threading.Thread(target=self._loop, name="guest", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name="guest")
         self._thread.start()
 
     def resume(self, unit: GuestUnit | None = None) -> None:
@@ -226,10 +226,10 @@ def _play(
     paused_after = guest.last_write
     writes_before = guest.writes
     sent.clear()
-    checkpoint = decode_checkpoint(LocalOperations(host_a, daemon=False).checkpoint(GUEST, 0))
+    checkpoint = decode_checkpoint(LocalOperations(host_a).checkpoint(GUEST, 0))
     found = host_b.open_unit(GUEST, 0)
     report = RestoreDocument.of(
-        LocalOperations(host_b, daemon=False).take_over(
+        LocalOperations(host_b).take_over(
             checkpoint,
             found.backing.device,
             host_a.open_unit(GUEST, 0).backing.device,

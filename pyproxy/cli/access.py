@@ -22,6 +22,6 @@ def operations(config_file: Path | None) -> Iterator[Operations]:
         client = connect(settings.daemon.control_socket)
     except DaemonUnreachableError:
         with contextlib.closing(Host(settings)) as host:
-            yield LocalOperations(host, daemon=False)
+            yield LocalOperations(host)
     else:
         yield RemoteOperations(client)

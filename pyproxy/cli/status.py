@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from pyproxy.daemon.documents import PrHelperStatus, UnitStatus
 
 
 @click.command(short_help="Show every guest's units and claims.", epilog="Example: pyproxy status --json")
@@ -43,6 +47,9 @@ def status(config_file: Path | None, as_json: bool) -> None:
         rows,
         empty="no guests",
     )
+    for guest in document.guests:
+        if guest.pr_helper is not None:
+            click.echo(_helper(guest.name, guest.pr_helper))
     for taken in document.open_takeovers:
         click.echo(
             f"guest {taken.guest} on {taken.unit}: a takeover ({taken.id}) was begun {taken.started} and has not "
@@ -55,10 +62,16 @@ def status(config_file: Path | None, as_json: bool) -> None:
         )
 
 
-def _remarks(migrate_pr: bool, unit: object) -> list[str]:
-    from pyproxy.daemon.documents import UnitStatus
+def _helper(name: str, helper: PrHelperStatus) -> str:
+    if helper.error is not None:
+        return f"guest {name}: no helper socket on {helper.socket}: {helper.error}"
+    return (
+        f"guest {name}: PERSISTENT RESERVE on {helper.socket}, {helper.connections} connections, "
+        f"{helper.requests_in + helper.requests_out} requests"
+    )
 
-    assert isinstance(unit, UnitStatus)
+
+def _remarks(migrate_pr: bool, unit: UnitStatus) -> list[str]:
     remarks = ["fresh" if unit.fresh else f"suspect: {', '.join(unit.suspect)}"]
     if not migrate_pr:
         remarks = ["migrate_pr is off"]

@@ -17,12 +17,16 @@ from pyproxy.scsi.transport_id import SasTransportId, TransportId
 
 @dataclass(frozen=True, slots=True)
 class Backing:
-    """An open device; ``initiator`` and ``rtpi`` name the nexus where they are known. ``close`` releases it."""
+    """An open device; ``initiator`` and ``rtpi`` name the nexus where they are known. ``close`` releases it.
+
+    ``address`` is H:C:T:L as the kernel counts it, None where the kernel does not know the device.
+    """
 
     device: Device
     initiator: TransportId | None
     rtpi: int | None
     close: Callable[[], None]
+    address: str | None = None
 
 
 OpenBacking: TypeAlias = Callable[[Config, GuestSection, UnitSection], Backing]
@@ -32,7 +36,7 @@ def open_backing(config: Config, guest: GuestSection, section: UnitSection) -> B
     """Open what ``section`` names. Raises TransportError, OperationError."""
     if section.device is not None:
         node = SgDevice.open(section.device, threads=section.threads, engine=section.engine)
-        return Backing(node, section.initiator, section.rtpi, node.close)
+        return Backing(node, section.initiator, section.rtpi, node.close, node.node.address)
     assert section.emulated is not None
     emulated = section.emulated
     if emulated.path is not None and not emulated.path.parent.is_dir():

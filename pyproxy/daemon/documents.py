@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from pyproxy.device.discover import ListedDevice
+from pyproxy.frontend.pr_helper.counters import Counts
 from pyproxy.migration.restore import RestoreReport
 from pyproxy.reservation.adopt import Adoption
 from pyproxy.reservation.snapshot import Snapshot
@@ -65,13 +66,48 @@ class UnitStatus(Struct, frozen=True, kw_only=True):
     open_intents: int = 0
 
 
+class PrHelperStatus(Struct, frozen=True, kw_only=True):
+    """A guest's helper socket: who is connected and what was asked since the daemon started.
+
+    ``straight`` are the PERSISTENT RESERVE IN that did not enter Python, ``closed`` counts connections by why they
+    ended. ``error`` says why there is no socket.
+    """
+
+    socket: str
+    error: str | None = None
+    connections: int = 0
+    accepted: int = 0
+    refused_peers: int = 0
+    refused_connections: int = 0
+    requests_in: int = 0
+    requests_out: int = 0
+    straight: int = 0
+    closed: dict[str, int] = {}
+
+    @classmethod
+    def of(cls, socket: str, counts: Counts) -> PrHelperStatus:
+        """Return the document for a socket that is served."""
+        return cls(
+            socket=socket,
+            connections=counts.connections,
+            accepted=counts.accepted,
+            refused_peers=counts.refused_peers,
+            refused_connections=counts.refused_connections,
+            requests_in=counts.requests.get("in", 0),
+            requests_out=counts.requests.get("out", 0),
+            straight=counts.straight,
+            closed=counts.closed,
+        )
+
+
 class GuestStatus(Struct, frozen=True, kw_only=True):
-    """One guest."""
+    """One guest. ``pr_helper`` is None where no helper socket is configured or no daemon runs."""
 
     name: str
     migrate_pr: bool
     rawio: bool
     units: list[UnitStatus]
+    pr_helper: PrHelperStatus | None = None
 
 
 class TakeoverStatus(Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Collection
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -163,15 +163,10 @@ class Host:
         with self._lock:
             return list(self._units.values())
 
-    def load_again(self, guest: str, lun: int) -> GuestUnit:
+    def load_again(self, found: OpenUnit) -> None:
         """Make an open unit forget what it tracks and load it from the store, after a takeover wrote it there."""
-        with self._lock:
-            found = self._units[guest, lun]
-        unit = self._guest_unit(self._guest(guest), found.section, found.backing, found.unit.snooper.identity_name)
-        with self._lock:
-            self._units[guest, lun] = replace(found, unit=unit)
-        _read_back(unit)
-        return unit
+        found.unit.snooper.load()
+        _read_back(found.unit)
 
     def section(self, guest: str, lun: int) -> UnitSection:
         """Return the configuration of a guest's unit; raises NotFoundError."""

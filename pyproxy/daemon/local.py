@@ -30,6 +30,7 @@ from pyproxy.daemon.failures import NotFoundError, OperationError
 from pyproxy.daemon.host import Host, OpenUnit
 from pyproxy.daemon.leftovers import takeovers
 from pyproxy.daemon.operations import AdoptRequest, RestoreRequest
+from pyproxy.daemon.pr_sockets import PrSockets
 from pyproxy.device.base import Device, execute_past_attentions
 from pyproxy.device.sg import SgDevice
 from pyproxy.migration.capture import take_checkpoint
@@ -51,11 +52,11 @@ _READ_TIMEOUT_MS: Final = 10_000
 
 
 class LocalOperations:
-    """Operations on ``host``; ``daemon`` is whether the status says that a daemon answers."""
+    """Operations on ``host``; with the helper sockets of the daemon where one answers, else ``sockets`` is None."""
 
-    def __init__(self, host: Host, *, daemon: bool) -> None:
+    def __init__(self, host: Host, sockets: PrSockets | None = None) -> None:
         self._host = host
-        self._daemon = daemon
+        self._sockets = sockets
 
     def status(self) -> StatusDocument:
         """Return every guest and unit with its tracked state."""
@@ -67,13 +68,14 @@ class LocalOperations:
                 migrate_pr=guest.migrate_pr,
                 rawio=guest.rawio,
                 units=[self._unit_status(guest, section) for section in guest.unit],
+                pr_helper=None if self._sockets is None else self._sockets.status(guest),
             )
             for guest in config.guest
         ]
         return StatusDocument(
             version=__version__,
             host=config.daemon.host_name,
-            daemon=self._daemon,
+            daemon=self._sockets is not None,
             pid=os.getpid(),
             configuration=config.source,
             guests=guests,
@@ -144,8 +146,6 @@ class LocalOperations:
         to = _Listener(destination)
         since = to if source is destination else None if source is None else _Listener(source)
         with lock:
-            if found is not None:
-                found = self._host.open_unit(found.unit.guest, found.unit.lun)  # loaded again by another restore?
             move = functools.partial(
                 restore,
                 checkpoint,
@@ -162,7 +162,7 @@ class LocalOperations:
                 found.unit.resync()
                 report = move()
             if found is not None and report.state is not None:
-                self._host.load_again(found.unit.guest, found.unit.lun)
+                self._host.load_again(found)
             elif found is not None:
                 found.unit.snooper.received(*to.heard)
             if origin is not None and since is not None and since is not to:

@@ -22,6 +22,10 @@ from pyproxy.daemon.host import Host
 from pyproxy.daemon.lock import DirectoryError, ensure_private
 from pyproxy.daemon.notify import ServiceManager
 from pyproxy.daemon.poller import Poller
+from pyproxy.daemon.pr_sockets import PrSockets
+from pyproxy.device.passed import PassedNode
+from pyproxy.frontend.pr_helper.listener import activated
+from pyproxy.frontend.pr_helper.service import OpenNode
 
 log = logging.getLogger(__name__)
 
@@ -36,28 +40,33 @@ def serve(
     ready: Callable[[], None] = lambda: None,
     *,
     open_backing: OpenBacking = open_backing,
+    open_node: OpenNode = PassedNode.open,
     load: Callable[[], Config] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is under way and return.
 
-    ``ready`` is called when the socket answers; ``open_backing`` opens the devices; ``load`` reads the configuration
-    again after SIGHUP. Raises StateLockedError, DirectoryError, StoreError, OSError.
+    ``ready`` is called when the sockets answer; ``open_backing`` opens the devices, ``open_node`` tells what a passed
+    descriptor is; ``load`` reads the configuration again after SIGHUP. Raises StateLockedError, DirectoryError,
+    StoreError, OSError.
     """
     # Until it is handled: a reload that comes too early must not end the daemon.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     ensure_private(config.daemon.runtime_dir, "runtime directory")
     host = Host(config, open_backing=open_backing)
     poller = Poller(host, config.daemon.poll_seconds)
+    sockets = PrSockets(host, activated(), open_node=open_node)
     try:
         host.open_all()
         listener = _listen(config.daemon.control_socket)
         poller.start()
+        sockets.open()
         try:
-            asyncio.run(_Daemon(host, poller, load).serve(listener, ready))
+            asyncio.run(_Daemon(host, poller, sockets, load).serve(listener, ready))
         finally:
             with contextlib.suppress(FileNotFoundError):
                 config.daemon.control_socket.unlink()
     finally:
+        sockets.stop(_ANSWER_GRACE_SECONDS)
         stuck = poller.stop()
         for guest, lun in stuck:
             log.error("guest %s LUN %d: its device did not answer a read in time and is left as it is", guest, lun)
@@ -98,9 +107,10 @@ def _remove_stale(path: Path) -> None:
 class _Daemon:
     """The event loop's part: signals, the control API, and what the service manager is told."""
 
-    def __init__(self, host: Host, poller: Poller, load: Callable[[], Config] | None) -> None:
+    def __init__(self, host: Host, poller: Poller, sockets: PrSockets, load: Callable[[], Config] | None) -> None:
         self._host = host
         self._poller = poller
+        self._sockets = sockets
         self._load = load
         self._manager = ServiceManager.from_environment()
         self._hung_up = asyncio.Event()
@@ -112,7 +122,7 @@ class _Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
-        api = ControlApi(self._host)
+        api = ControlApi(self._host, self._sockets)
         runner = web.AppRunner(
             api.application(), handle_signals=False, access_log=None, shutdown_timeout=_ANSWER_GRACE_SECONDS
         )
@@ -126,8 +136,8 @@ class _Daemon:
         self._manager.stopping()
         log.info("stopping: no new requests, waiting for the commands under way")
         await site.stop()
-        longest = max(unit.timeout for _, unit in self._host.config.units())
-        if not await api.drain(longest + _TIMEOUT_GRACE_SECONDS):
+        seconds = max(unit.timeout for _, unit in self._host.config.units()) + _TIMEOUT_GRACE_SECONDS
+        if not all(await asyncio.gather(api.drain(seconds), asyncio.to_thread(self._sockets.stop, seconds))):
             log.error(
                 "some commands did not end within %d seconds after their time; they are abandoned",
                 _TIMEOUT_GRACE_SECONDS,
@@ -177,4 +187,5 @@ class _Daemon:
         except Exception:
             log.exception("SIGHUP: what was added could not be opened")
             return
+        self._sockets.open()
         log.info("SIGHUP: %d changes applied, %d kept for a restart", len(planned.applied), len(planned.kept))

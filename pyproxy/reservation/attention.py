@@ -91,6 +91,13 @@ class PendingAttentions:
             self.waiting[0] = bool(self._queue)
             return gone
 
+    def replace(self, *attentions: Sense) -> None:
+        """Forget what waits and queue these."""
+        with self._lock:
+            self._queue.clear()
+            self.waiting[0] = 0
+        self.add(*attentions)
+
     def report(self, command: Command) -> Result | None:
         """Return the answer to a guest's command if it carries a pending unit attention, else None.
 

@@ -100,20 +100,31 @@ class Snooper:
         self.unit_lock: AbstractContextManager[object] = unit_lock if unit_lock is not None else threading.RLock()
         self.name = f"guest {guest} LUN {lun} ({identity_name})"
         self.attentions = PendingAttentions(self.name)
-        self.last_snapshot: Snapshot | None = None
-        self.last_reconciliation: Reconciliation | None = None
+        self.last_snapshot: Snapshot | None
+        self.last_reconciliation: Reconciliation | None
         self._store = store
         self._nexus = TrackedNexus(self.name)
         # Orders writes of the state document, so that the last one written is the newest.
         self._save_lock = threading.RLock()
-        self._unresolved = False
-        self._nexus_verified = False
-        self._load(initiator, rtpi)
+        self._configured = initiator, rtpi
+        self.load()
 
     @property
     def state(self) -> NexusState:
         """What is known now, with the reasons it is suspect for."""
         return self._nexus.state
+
+    def load(self) -> None:
+        """Start from what the store has, again where another (a takeover) has written it there since."""
+        with self.unit_lock, self._save_lock:
+            record = self._store.load_nexus(self.guest, self.identity_name)
+            state, attentions = remembered(self.name, record, *self._configured)
+            self.attentions.replace(*attentions)
+            self.last_snapshot = None
+            self.last_reconciliation = None
+            self._nexus.load(state.suspected(Suspicion.RESTART))
+            self._nexus_verified = False
+            self._unresolved = bool(self._store.open_intents(self.guest, self.identity_name))
 
     def handle(self, command: Command, execute: Execute) -> Result:
         """Run a PERSISTENT RESERVE IN or OUT of the guest and return what the guest sees.
@@ -218,13 +229,6 @@ class Snooper:
                 epoch=self._nexus.certain.epoch,
                 attentions=encode_attentions(self.attentions.pending),
             )
-
-    def _load(self, initiator: TransportId | None, rtpi: int | None) -> None:
-        record = self._store.load_nexus(self.guest, self.identity_name)
-        state, attentions = remembered(self.name, record, initiator, rtpi)
-        self.attentions.add(*attentions)
-        self._nexus.load(state.suspected(Suspicion.RESTART))
-        self._unresolved = bool(self._store.open_intents(self.guest, self.identity_name))
 
     def _pr_in(self, command: Command, execute: Execute) -> Result:
         result = execute(command)

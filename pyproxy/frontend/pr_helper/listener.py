@@ -32,6 +32,7 @@ class Listener:
     def __init__(self, listening: socket.socket, path: Path | None, lock: int = -1) -> None:
         self.socket = listening
         self.path = path
+        self.address: str = os.fsdecode(listening.getsockname()) if path is None else str(path)
         self._lock = lock
         self._inode = os.stat(path).st_ino if path is not None else 0  # noqa: PTH116 -- follows nothing: we made it
 

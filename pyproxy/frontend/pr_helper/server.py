@@ -64,6 +64,11 @@ class PrHelperServer:
         self._acceptor: threading.Thread | None = None
         self._stopping = threading.Event()
 
+    @property
+    def address(self) -> str:
+        """The path clients connect to."""
+        return self._listener.address
+
     def start(self) -> None:
         """Begin to accept clients. Raises RuntimeError when that was done before."""
         if self._acceptor is not None:

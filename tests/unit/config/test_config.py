@@ -122,6 +122,53 @@ MISTAKES = [
         "guest[0].unit[1].emulated.path",
         ["/x is already guest[0].unit[0].emulated.path"],
     ),
+    (
+        "two guests on one helper socket",
+        GUEST
+        + 'pr_helper = {socket = "/run/pr.sock"}\n'
+        + UNIT
+        + 'device = "/dev/sg1"\n[[guest]]\nname = "db"\npr_helper = {socket = "/run/../run/pr.sock"}\n'
+        + UNIT
+        + 'device = "/dev/sg2"\n',
+        "guest[1].pr_helper.socket",
+        ["/run/../run/pr.sock is already guest[0].pr_helper", "a socket is one guest's"],
+    ),
+    (
+        "the helper socket is the control socket",
+        GUEST + 'pr_helper = {socket = "/run/pyproxy/control.sock"}\n' + UNIT + 'device = "/dev/sg1"\n',
+        "guest[0].pr_helper.socket",
+        ["/run/pyproxy/control.sock is already daemon.control_socket"],
+    ),
+    (
+        "helper socket's path",
+        GUEST + 'pr_helper = {socket = "/%s"}\n' % ("x" * 103) + UNIT + 'device = "/dev/sg1"\n',
+        "guest[0].pr_helper.socket",
+        ["is too long, expected at most 103 bytes"],
+    ),
+    (
+        "helper socket's default path",
+        '[daemon]\nruntime_dir = "/%s"\n' % ("x" * 92) + GUEST + "pr_helper = {}\n" + UNIT + 'device = "/dev/sg1"\n',
+        "guest[0].pr_helper.socket",
+        ["x/web-pr.sock is too long"],
+    ),
+    (
+        "helper socket without a device",
+        GUEST + "pr_helper = {}\n" + UNIT + "emulated = {}\n",
+        "guest[0].pr_helper",
+        ["no unit of this guest has a device"],
+    ),
+    (
+        "helper socket's group",
+        GUEST + 'pr_helper = {group = ""}\n' + UNIT + 'device = "/dev/sg1"\n',
+        "guest[0].pr_helper.group",
+        ['"" is not allowed, expected a name or a number'],
+    ),
+    (
+        "helper socket's users",
+        GUEST + "pr_helper = {users = [-1]}\n" + UNIT + 'device = "/dev/sg1"\n',
+        "guest[0].pr_helper.users",
+        ["expected a list, each a name or a number"],
+    ),
 ]
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from pyproxy.frontend.api import Client, connect
 
-TIMEOUT = 20
+TIMEOUT = 120
 
 
 @dataclass

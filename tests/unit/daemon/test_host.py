@@ -134,7 +134,7 @@ def test_what_an_earlier_run_left_is_told(host: MakeHost, caplog: pytest.LogCapt
     first.close()
     again = host("a", {"/dev/x": PORT_A}, guest("web", "/dev/x"))
     again.open_all()
-    status = LocalOperations(again, daemon=False).status()
+    status = LocalOperations(again).status()
     assert [(one.id, one.guest, one.unit, one.procedure) for one in status.open_takeovers] == [
         ("t1", "web", name, "P1")
     ]
@@ -172,7 +172,7 @@ def test_what_cannot_be_read_at_the_start_stays_suspect_until_it_can(unit: Emula
     device.ready = False
     with closing(Host(settings, open_backing=lambda *_: backing)) as again:
         again.open_all()
-        operations = LocalOperations(again, daemon=True)
+        operations = LocalOperations(again)
         (told,) = operations.status().guests[0].units
         assert (told.key, told.fresh, told.open_intents) == ("0x0000000000c0ffee", False, 1)
         assert "restart" in told.suspect
@@ -259,7 +259,7 @@ def test_what_was_adopted_can_be_checkpointed(
 ) -> None:
     register_outside(unit)
     one, _ = silent_host("")
-    operations = LocalOperations(one, daemon=False)
+    operations = LocalOperations(one)
     found = operations.adopt("web", 0, AdoptRequest(key="0xc0ffee"))
     assert (found.succeeded, found.decision, found.key) == (True, "proven-by-probe", "0x0000000000c0ffee")
     assert (found.reservation_type, found.probed, found.fresh) == (1, ["0x0000000000c0ffee"], True)
@@ -273,7 +273,7 @@ def test_a_shared_key_is_reported_and_not_guessed(
     sibling = Command(bytes.fromhex("5f000000000000001800"), data_out=bytes(8) + KEY + bytes(8))
     assert unit.nexus(PORT_B).execute(sibling).good
     one, _ = silent_host("")
-    operations = LocalOperations(one, daemon=False)
+    operations = LocalOperations(one)
     found = operations.adopt("web", 0, AdoptRequest())
     assert (found.succeeded, found.decision, found.reservation) == (False, "ambiguous-holder", None)
     with pytest.raises(CheckpointRefusedError):
@@ -282,7 +282,7 @@ def test_a_shared_key_is_reported_and_not_guessed(
 
 def test_adoption_needs_tracking(host: MakeHost) -> None:
     off = guest("web", "/dev/x").replace("[[guest.unit]]", "migrate_pr = false\n[[guest.unit]]")
-    operations = LocalOperations(host("a", {"/dev/x": PORT_A}, off), daemon=False)
+    operations = LocalOperations(host("a", {"/dev/x": PORT_A}, off))
     with pytest.raises(OperationError, match="migrate_pr is off"):
         operations.adopt("web", 0, AdoptRequest())
 
@@ -292,9 +292,9 @@ def test_restore_moves_the_claim_and_the_guest_goes_on(host: MakeHost) -> None:
     destination = host("b", {"/dev/y": PORT_B}, guest("web", "/dev/y"))
     reserve(source.unit("web", 0))
     assert write(destination.unit("web", 0)).status == 0x18
-    document = LocalOperations(source, daemon=False).checkpoint("web", None)
+    document = LocalOperations(source).checkpoint("web", None)
     found = destination.open_unit("web", 0)
-    report = LocalOperations(destination, daemon=False).take_over(
+    report = LocalOperations(destination).take_over(
         decode_checkpoint(document),
         found.backing.device,
         source.open_unit("web", 0).backing.device,
@@ -310,9 +310,9 @@ def test_restore_moves_the_claim_and_the_guest_goes_on(host: MakeHost) -> None:
 
 def test_restore_when_the_source_is_dead_and_again(host: MakeHost) -> None:
     source = host("a", {"/dev/x": PORT_A}, guest("web", "/dev/x"))
-    destination = LocalOperations(host("b", {"/dev/y": PORT_B}, guest("web", "/dev/y")), daemon=False)
+    destination = LocalOperations(host("b", {"/dev/y": PORT_B}, guest("web", "/dev/y")))
     reserve(source.unit("web", 0))
-    document = LocalOperations(source, daemon=False).checkpoint("web", 0)
+    document = LocalOperations(source).checkpoint("web", 0)
     unsaid = destination.restore(RestoreRequest(document=document))
     assert (unsaid.succeeded, unsaid.decision, unsaid.service_actions) == (False, "source_needed", [])
     said = destination.restore(RestoreRequest(document=document, source_dead=True))
@@ -324,9 +324,9 @@ def test_restore_when_the_source_is_dead_and_again(host: MakeHost) -> None:
 def test_restore_refuses_what_does_not_fit_together(host: MakeHost, unit: EmulatedUnit) -> None:
     source = host("a", {"/dev/x": PORT_A}, guest("web", "/dev/x"))
     reserve(source.unit("web", 0))
-    document = LocalOperations(source, daemon=False).checkpoint("web", 0)
+    document = LocalOperations(source).checkpoint("web", 0)
     generation = unit.reservations.generation
-    other = LocalOperations(host("b", {"/dev/y": PORT_B}, guest("db", "/dev/y")), daemon=False)
+    other = LocalOperations(host("b", {"/dev/y": PORT_B}, guest("db", "/dev/y")))
     with pytest.raises(NotFoundError, match=r"there is no guest web .* name the node with --device"):
         other.restore(RestoreRequest(document=document, source_dead=True))
     with pytest.raises(OperationError, match="/dev/y is LUN 0 of guest db here"):
@@ -344,7 +344,7 @@ def test_the_source_unit_of_this_host_is_doubted_once_its_claim_has_moved(host: 
     )
     old = one.unit("old", 0)
     reserve(old)
-    operations = LocalOperations(one, daemon=False)
+    operations = LocalOperations(one)
     document = _renamed(operations.checkpoint("old", 0), "web")
     assert operations.restore(RestoreRequest(document=document, source="/dev/x")).succeeded
     assert one.unit("web", 0).state.key == 0xC0FFEE
@@ -357,7 +357,7 @@ def test_restored_again_after_the_guest_moved_on_it_does_not_start_twice(host: M
         host(name, {"/dev/x": port}, guest("web", "/dev/x", named))
         for name, port, named in (("a", PORT_A, NAMED_A), ("b", PORT_B, NAMED_B))
     ]
-    there, back = (LocalOperations(one, daemon=True) for one in reversed(hosts))
+    there, back = (LocalOperations(one) for one in reversed(hosts))
     reserve(hosts[0].unit("web", 0))
     first = back.checkpoint("web", 0)
     assert there.restore(RestoreRequest(document=first, source_dead=True)).succeeded
@@ -375,7 +375,7 @@ def test_refused_restore_eats_no_attention_of_the_guest_that_runs_there(host: Ma
     )
     old, web = one.unit("old", 0), one.unit("web", 0)
     reserve(old)
-    operations = LocalOperations(one, daemon=False)
+    operations = LocalOperations(one)
     document = _renamed(operations.checkpoint("old", 0), "web")
     for port in (PORT_A, PORT_B):
         unit.nexus(port).attentions.establish(MODE_PARAMETERS_CHANGED)
@@ -389,7 +389,7 @@ def test_refused_restore_eats_no_attention_of_the_guest_that_runs_there(host: Ma
 def test_restores_onto_one_unit_wait_for_each_other_whatever_the_node(host: MakeHost, unit: EmulatedUnit) -> None:
     source = host("a", {"/dev/x": PORT_A}, guest("web", "/dev/x"))
     reserve(source.unit("web", 0))
-    checkpoint = decode_checkpoint(LocalOperations(source, daemon=False).checkpoint("web", 0))
+    checkpoint = decode_checkpoint(LocalOperations(source).checkpoint("web", 0))
     there = host("b", {"/dev/y": PORT_B}, guest("db", "/dev/y"))
     inside, go = threading.Event(), threading.Event()
 
@@ -402,7 +402,7 @@ def test_restores_onto_one_unit_wait_for_each_other_whatever_the_node(host: Make
             return unit.nexus(PORT_B).execute(command)
 
     def take_over(device: object) -> None:
-        LocalOperations(there, daemon=False).take_over(
+        LocalOperations(there).take_over(
             checkpoint,
             device,  # type: ignore[arg-type]
             None,
@@ -435,23 +435,23 @@ def test_nodes_of_one_device_are_one_unit(host: MakeHost, monkeypatch: pytest.Mo
 
 def test_checkpoint_says_what_it_cannot_do(host: MakeHost) -> None:
     two = guest("web", "/dev/x") + '[[guest.unit]]\nlun = 1\ndevice = "/dev/y"\n'
-    several = LocalOperations(host("a", {"/dev/x": PORT_A, "/dev/y": PORT_B}, two), daemon=False)
+    several = LocalOperations(host("a", {"/dev/x": PORT_A, "/dev/y": PORT_B}, two))
     with pytest.raises(OperationError, match=r"has 2 logical units \(LUN 0, 1\).*--lun"):
         several.checkpoint("web", None)
     off = guest("web", "/dev/x").replace("[[guest.unit]]", "migrate_pr = false\n[[guest.unit]]")
-    verbatim = LocalOperations(host("b", {"/dev/x": PORT_A}, off), daemon=False)
+    verbatim = LocalOperations(host("b", {"/dev/x": PORT_A}, off))
     with pytest.raises(OperationError, match="migrate_pr is off"):
         verbatim.checkpoint("web", None)
     legacy = host("c", {"/dev/x": PORT_B}, guest("web", "/dev/x"))
     assert legacy.unit("web", 0).execute(Command(bytes.fromhex("160000000000"))).status == 0
     with pytest.raises(CheckpointRefusedError, match="SPC-2 RESERVE"):
-        LocalOperations(legacy, daemon=False).checkpoint("web", None)
+        LocalOperations(legacy).checkpoint("web", None)
 
 
 def test_a_checkpoint_names_keys_as_text(host: MakeHost) -> None:
     source = host("a", {"/dev/x": PORT_A}, guest("web", "/dev/x"))
     reserve(source.unit("web", 0))
-    document = json.loads(LocalOperations(source, daemon=False).checkpoint("web", 0))
+    document = json.loads(LocalOperations(source).checkpoint("web", 0))
     assert (document["nexus"]["key"], document["nexus"]["type"]) == ("0x0000000000c0ffee", 1)
 
 

@@ -54,6 +54,14 @@ CASES = [
         [],
         [f"guest web: migrate_pr {LATER}"],
     ),
+    (
+        "helper socket",
+        WEB,
+        WEB.replace("[[guest.unit]]", "pr_helper = {}\n[[guest.unit]]"),
+        "",
+        [],
+        [f"guest web: pr_helper {LATER}"],
+    ),
 ]
 
 

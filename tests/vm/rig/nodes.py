@@ -30,7 +30,7 @@ def settle() -> None:
     subprocess.run(["udevadm", "settle", "--timeout=60"], check=True)
 
 
-def wait_for(condition: object, what: str, timeout: float = 60.0) -> None:
+def wait_for(condition: object, what: str, timeout: float = 300.0) -> None:
     """Poll ``condition()`` until it is true; TimeoutError names ``what``."""
     assert callable(condition)
     deadline = time.monotonic() + timeout

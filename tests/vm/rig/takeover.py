@@ -166,7 +166,7 @@ class GuestHost:
             assert self.pr_out(RESERVE, key=key, type_=type_).good
 
     def checkpoint(self) -> bytes:
-        return LocalOperations(self.host, daemon=False).checkpoint(GUEST, None)
+        return LocalOperations(self.host).checkpoint(GUEST, None)
 
     def restore(
         self, document: bytes, *, source: LioNexus | None = None, source_dead: bool = False, watch: Watch | None = None
@@ -178,7 +178,7 @@ class GuestHost:
             port = None
             if source is not None:
                 port = self._hidden(opened.enter_context(SgDevice.open(source.sg, threads=1, slots=1)))
-            return LocalOperations(self.host, daemon=False).take_over(
+            return LocalOperations(self.host).take_over(
                 decode_checkpoint(document),
                 watch.over(found.unit.device, "destination"),
                 None if port is None else watch.over(port, "source"),
@@ -194,7 +194,7 @@ class GuestHost:
         return Backing(self._hidden(backing.device), backing.initiator, backing.rtpi, backing.close)
 
 
-def write_config(directory: Path, name: str, nexus: LioNexus, *, named: bool = False) -> Path:
+def write_config(directory: Path, name: str, nexus: LioNexus, *, named: bool = False, guest_keys: str = "") -> Path:
     """The configuration of a host called ``name`` with its one guest on the nexus' SG node."""
     home = directory / name
     home.mkdir(parents=True)
@@ -209,6 +209,7 @@ runtime_dir = "{home / "run"}"
 
 [[guest]]
 name = "{GUEST}"
+{guest_keys}
 
 [[guest.unit]]
 lun = 0
