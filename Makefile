@@ -16,11 +16,12 @@ PYTEST_ARGS ?=
 
 SOURCES := $(wildcard _fastpath/*.pyx _fastpath/*.pxd _fastpath/*.h)
 
-.PHONY: help demo test bench lint build clean
+.PHONY: help demo test test-slow bench lint build clean
 
 help:
 	@echo "make demo   see a reservation move between two hosts (no privileges)"
 	@echo "make test   run every test, on a real kernel too (installs Debian packages as root or with sudo)"
+	@echo "make test-slow  what takes minutes: 300 kills"
 	@echo "make bench  measure, beside the floors"
 	@echo "make lint   style, types, layering, C warnings"
 	@echo "make build  the virtual environment and the extensions"
@@ -34,6 +35,10 @@ build: $(STAMPS)/built
 test: $(STAMPS)/dev $(STAMPS)/built
 	@tests/parts/install.sh test
 	$(BIN)/pytest --forbid-skips $(PYTEST_ARGS)
+
+test-slow: $(STAMPS)/dev $(STAMPS)/built
+	@tests/parts/install.sh test
+	$(BIN)/pytest --forbid-skips tests/slow $(PYTEST_ARGS)
 
 bench: $(STAMPS)/dev $(STAMPS)/built
 	@tests/parts/install.sh bench

@@ -7,7 +7,6 @@ is found by the device's lanes where it has some, here where it has none.
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ from typing import Final
 
 from _fastpath import lanes
 from _fastpath.cdb import LANE_PR, parse
-from pyproxy.device.base import Device, LaneDevice, LaneEvent, TransportError
+from pyproxy.device.base import Device, LaneDevice, LaneEvent, TransportError, results_of
 from pyproxy.policy import Denied, deny
 from pyproxy.reservation import masking
 from pyproxy.reservation.adopt import Adoption
@@ -99,10 +98,7 @@ class GuestUnit:
         for index, outcome in enumerate(outcomes):
             if outcome is None:
                 outcomes[index] = self._attempt(commands[index])
-        results = [outcome for outcome in outcomes if isinstance(outcome, Result)]
-        if len(results) == len(outcomes):
-            return results
-        raise _batch_error([outcome for outcome in outcomes if outcome is not None])
+        return results_of([outcome for outcome in outcomes if outcome is not None])
 
     def _settle(self, command: Command) -> Result | None:
         """Answer a command that does not go straight to the device; None for one that does."""
@@ -245,13 +241,3 @@ class GuestUnit:
 
     def _check_condition(self, sense: Sense, command: Command) -> Result:
         return check_condition(sense, descriptor=self.snooper.attentions.descriptor, command=command)
-
-
-def _batch_error(outcomes: Sequence[Result | TransportError]) -> TransportError:
-    errors = [outcome for outcome in outcomes if isinstance(outcome, TransportError)]
-    return TransportError(
-        errors[0].errno or errno.EIO,
-        f"{errors[0].strerror} ({len(errors)} of {len(outcomes)} commands of the batch failed to be executed)",
-        fate_unknown=any(error.fate_unknown for error in errors),
-        outcomes=tuple(outcomes),
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -29,19 +30,33 @@ class TransportError(OSError):
 
     def __init__(
         self,
-        errno: int,
+        number: int,
         message: str,
         *,
         fate_unknown: bool = False,
         outcomes: tuple[Result | TransportError, ...] = (),
     ) -> None:
-        super().__init__(errno, message)
+        super().__init__(number, message)
         self.fate_unknown = fate_unknown
         self.outcomes = outcomes
 
     def __str__(self) -> str:
         """Return the message alone: it names the device and says in words what the number means."""
         return self.strerror or super().__str__()
+
+
+def results_of(outcomes: Sequence[Result | TransportError]) -> list[Result]:
+    """Return the results of a batch; where a command has none, raises one TransportError with every outcome."""
+    results = [outcome for outcome in outcomes if isinstance(outcome, Result)]
+    if len(results) == len(outcomes):
+        return results
+    errors = [outcome for outcome in outcomes if isinstance(outcome, TransportError)]
+    raise TransportError(
+        errors[0].errno or errno.EIO,
+        f"{errors[0].strerror} ({len(errors)} of {len(outcomes)} commands of the batch failed to be executed)",
+        fate_unknown=any(error.fate_unknown for error in errors),
+        outcomes=tuple(outcomes),
+    )
 
 
 class UnexpectedReplyError(Exception):

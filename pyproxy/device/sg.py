@@ -16,7 +16,7 @@ from _fastpath.sgio import DIRECTION_IN, DIRECTION_NONE, DIRECTION_OUT, MAX_TRAN
 from _fastpath.sgio_async import AsyncEngine
 from _fastpath.sgio_bsg import BsgEngine
 from _fastpath.sgio_sync import SyncEngine
-from pyproxy.device.base import LaneOutcome, TransportError
+from pyproxy.device.base import LaneOutcome, TransportError, results_of
 from pyproxy.device.node import SYSFS, NodeError, NodeKind, ScsiNode, identify_node
 from pyproxy.scsi.command import Command, Result
 
@@ -166,16 +166,7 @@ class SgDevice:
         if not commands:
             return []
         outcomes, _ = self._run(commands, self._engine.run)
-        results = [outcome for outcome in outcomes if isinstance(outcome, Result)]
-        if len(results) == len(outcomes):
-            return results
-        errors = [outcome for outcome in outcomes if isinstance(outcome, TransportError)]
-        raise TransportError(
-            errors[0].errno or errno.EIO,
-            f"{errors[0].strerror} ({len(errors)} of {len(outcomes)} commands of the batch failed to be executed)",
-            fate_unknown=any(error.fate_unknown for error in errors),
-            outcomes=tuple(outcomes),
-        )
+        return results_of(outcomes)
 
     def execute_lanes(self, commands: Sequence[Command]) -> LaneOutcome:
         """Run commands submitted together but for PERSISTENT RESERVE IN and OUT. Raises as ``LaneDevice`` says."""

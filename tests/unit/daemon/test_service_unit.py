@@ -1,4 +1,4 @@
-"""The systemd unit says what the daemon does."""
+"""The systemd units say what the daemon does."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
+from pyproxy import config
 from pyproxy.cli.main import main
 
-UNIT = Path(__file__).parents[3] / "deploy" / "pyproxy.service"
+DEPLOY = Path(__file__).parents[3] / "deploy"
 
 
-def settings() -> dict[str, dict[str, list[str]]]:
+def settings(unit: str = "pyproxy.service") -> dict[str, dict[str, list[str]]]:
     """Section -> key -> values; systemd lets keys repeat."""
     found: dict[str, dict[str, list[str]]] = {}
     section: dict[str, list[str]] = {}
-    for line in UNIT.read_text(encoding="ascii").splitlines():
+    for line in (DEPLOY / unit).read_text(encoding="ascii").splitlines():
         if line.startswith("["):
             section = found.setdefault(line.strip("[]"), {})
         elif line and not line.startswith("#"):
@@ -60,3 +61,15 @@ def test_it_is_hardened() -> None:
         assert service[key] == ["yes"], key
     assert service["ProtectSystem"] == ["strict"]
     assert service["RestrictAddressFamilies"] == ["AF_UNIX"]
+
+
+def test_a_helper_socket_is_named_after_its_guest() -> None:
+    made = settings("pyproxy-pr@.socket")["Socket"]
+    assert made["FileDescriptorName"] == ["%i"]
+    assert made["Service"] == ["pyproxy.service"]
+    # What pyproxy gives its own sockets (docs/pr-helper.md), and the path and group of the example configuration.
+    assert made["SocketMode"] == ["0660"]
+    (guest,) = config.load(DEPLOY / "pyproxy.toml", {}).guest
+    assert guest.pr_helper is not None
+    assert made["ListenStream"] == [str(guest.pr_helper.socket).replace(guest.name, "%i")]
+    assert made["SocketGroup"] == [guest.pr_helper.group]
