@@ -32,8 +32,8 @@ GOAL = 1 / 0.8
 READ_KEYS = struct.pack(">BB5xHx6x", 0x5E, 0x00, 4096)
 REGISTER = struct.pack(">BBB2xIx6x", 0x5F, 0x06, 0, 24)
 PARAMETERS = struct.pack(">QQ4xB3x", 0, 0x50594558, 0)
-ROUNDS = 31
-READS = 300
+ROUNDS = 21
+READS = 200
 REGISTERS = 20
 
 QEMU, PYPROXY, IN_PYTHON = "qemu-pr-helper", "pyproxy", "pyproxy, all in Python"
@@ -139,7 +139,8 @@ def write(
         },
         directory=results,
     )
-    print(f"{measurement.name}: {ours.rate:.0f}/s, {QEMU} {theirs.rate:.0f}/s, x{middle:.2f} ({lower:.2f}-{upper:.2f})")
+    figures = f"{ours.rate:.0f}/s, {QEMU} {theirs.rate:.0f}/s, x{middle:.2f} ({lower:.2f}-{upper:.2f})"
+    print(f"{measurement.name}: {figures}", flush=True)
 
 
 if __name__ == "__main__":
