@@ -20,7 +20,7 @@ REGISTER = (prout(6, 24), parameters(0, KEY))
 READ_KEYS = prin(0, 64)
 CLIENTS = 64
 ROUNDS = 4
-READS_EACH = 40
+READS_EACH = 15
 CHANGING = 8
 """Clients that also register, which goes through Python and the store."""
 MIB = 1 << 20
