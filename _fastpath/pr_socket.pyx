@@ -66,7 +66,8 @@ cdef enum:
     SIP_C_ATP_C = 0x0C
 
     CONTROL_PAGE = 4096  # the data are page-aligned, so that the kernel need not copy them; the header ends before
-    BUFFER_BYTES = CONTROL_PAGE + DATA_BYTES
+    OVERRUN_BYTES = 64  # the kernel's own target writes up to 32 bytes past the end of READ FULL STATUS
+    BUFFER_BYTES = CONTROL_PAGE + DATA_BYTES + OVERRUN_BYTES
 
 MAX_STRAIGHT_UNITS = STRAIGHT_UNITS
 

@@ -1,4 +1,4 @@
-"""Boots the virtual machine, runs ``bench.vm.inside`` in it and brings its results to the results directory.
+"""Boots the virtual machine, runs one of the benchmarks in it and brings its results to the results directory.
 
 python -m bench.vm.run [ROUNDS]
 """
@@ -20,17 +20,25 @@ TIMEOUT = 1200.0
 
 def measure(rounds: int = ROUNDS) -> list[Path]:
     """Run the benchmarks of the pass-through engines; the result files written. Raises VmError."""
-    build_library("sgio")  # the guest sees the project read-only, and need not have a compiler
+    build_library("sgio")
+    return measure_inside("bench.vm.inside", f"{GUEST_SHARED}/results", str(rounds))
+
+
+def measure_inside(module: str, *arguments: str) -> list[Path]:
+    """Run ``python -m module`` in the guest, which writes to /run/pyproxy/results; the files written. Raises VmError.
+
+    What it needs compiled has to be: the guest sees the project read-only, and need not have a compiler.
+    """
     with tempfile.TemporaryDirectory(prefix="pyproxy-bench-") as temporary:
         shared = Path(temporary)
         command = [
-            *("env", f"--chdir={PROJECT}", f"PYTHONPATH={PROJECT}", sys.executable, "-m", "bench.vm.inside"),
-            *(f"{GUEST_SHARED}/results", str(rounds)),
+            *("env", f"--chdir={PROJECT}", f"PYTHONPATH={PROJECT}", sys.executable, "-m", module),
+            *arguments,
         ]
         status = run(command, timeout=TIMEOUT, shared=shared)
         if status != 0:
             console = (shared / "console.log").read_text(encoding="utf-8", errors="replace")
-            raise VmError(f"the benchmarks in the guest ended with status {status}:\n{console[-4000:]}")
+            raise VmError(f"{module} in the guest ended with status {status}:\n{console[-4000:]}")
         results_directory().mkdir(parents=True, exist_ok=True)
         return [
             Path(shutil.copy(path, results_directory() / path.name))

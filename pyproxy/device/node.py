@@ -96,7 +96,7 @@ def identify_node(name: str, status: os.stat_result, sysfs: Path = SYSFS) -> Scs
 
 def _subsystem(entry: Path) -> str:
     try:
-        return (entry / "subsystem").resolve(strict=True).name
+        return (entry / "subsystem").readlink().name
     except OSError:
         return ""
 

@@ -27,6 +27,9 @@ SG_GET_VERSION_NUM: Final = 0x2282
 _OLDEST_SG_IO = 30_000
 _SMALLEST_BATCH = 8
 _LARGEST_KEPT_BATCH = 1024
+_OVERRUN: Final = 64
+"""Bytes of memory behind what a command receives. The kernel's own target (LIO) writes up to 32 bytes past the
+ALLOCATION LENGTH of READ FULL STATUS, and through its local ports those are the caller's memory."""
 
 _HOST_STATUSES_OF_LOSS = frozenset({0x01, 0x04, 0x07, 0x0E})
 """DID_NO_CONNECT, BAD_TARGET, ERROR, TRANSPORT_DISRUPTED: what commands of a removed device end with."""
@@ -222,7 +225,7 @@ class SgDevice:
         return kept
 
     def _outcome(
-        self, batch: Batch, index: int, received: bytearray | None, command: Command
+        self, batch: Batch, index: int, received: memoryview | None, command: Command
     ) -> Result | TransportError:
         status, sense, host_status, driver_status, residual, duration_ms, error = batch.result(index)
         if error != 0:
@@ -230,7 +233,7 @@ class SgDevice:
         if host_status in _HOST_STATUSES_OF_LOSS and not self._node.present:
             # It was queued before the device went: the device may or may not have executed it.
             return self._transport_error(errno.ENODEV, command, fate_unknown=True)
-        data = b"" if received is None else bytes(memoryview(received)[: len(received) - max(0, residual)])
+        data = b"" if received is None else bytes(received[: len(received) - max(0, residual)])
         return Result(status, sense, data, host_status, driver_status, residual, duration_ms)
 
     def _transport_error(self, error: int, command: Command, *, fate_unknown: bool) -> TransportError:
@@ -244,7 +247,7 @@ class SgDevice:
         )
 
 
-def _add(batch: Batch, command: Command) -> bytearray | None:
+def _add(batch: Batch, command: Command) -> memoryview | None:
     """Append the command; the buffer that receives its data where it asked for a count of bytes."""
     if command.data_out:
         if command.data_in:
@@ -259,7 +262,7 @@ def _add(batch: Batch, command: Command) -> bytearray | None:
         if command.data_in == 0:
             batch.add(command.cdb, DIRECTION_NONE, (), command.timeout_ms)
             return None
-        received = bytearray(command.data_in)
+        received = memoryview(bytearray(command.data_in + _OVERRUN))[: command.data_in]
         batch.add(command.cdb, DIRECTION_IN, received, command.timeout_ms)
         return received
     batch.add(command.cdb, DIRECTION_IN, command.data_in, command.timeout_ms)

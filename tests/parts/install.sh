@@ -112,7 +112,7 @@ install_group() {
     test | bench)
         # file and binutils tell virtme-ng the kernel's version; iproute2 brings the guest's loopback up.
         install_packages qemu-system-x86 kmod udev busybox-static file binutils iproute2 procps \
-            sg3-utils libiscsi-bin libiscsi-dev open-iscsi fio
+            sg3-utils libiscsi-bin libiscsi-dev open-iscsi tgt fio
         install_kernel
         ;;
     *)

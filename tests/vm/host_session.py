@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from bench.floor import build_library
 from tests.vm.boot import GUEST_SHARED, PROJECT, VirtualMachine, VmError
 
 READY_TIMEOUT = 300.0
@@ -77,7 +79,11 @@ class GuestSession:
         selection = [{"nodeid": item.nodeid, "timeout": timeout_of(item)} for item in self._items]
         (self._directory / "selection.json").write_text(json.dumps(selection), encoding="utf-8")
         self._report_file.touch()
+        # The guest sees the project read-only, so what its tests need compiled has to be there.
+        build_library("pr_client")
         environment = {"PYTHONPATH": str(PROJECT), "PYPROXY_VM_REPORTS": GUEST_SHARED}
+        if compiler := os.environ.get("CC"):
+            environment["CC"] = compiler
         self._vm.command = [
             "env",
             f"--chdir={PROJECT}",

@@ -23,6 +23,8 @@ from pyproxy.unit import GuestUnit
 log = logging.getLogger(__name__)
 
 _NO_DESCRIPTOR: Final = -1
+_FAULTS: Final = frozenset({signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV})
+"""What a thread brings upon itself: blocked, the process would die of it without a word of where."""
 # With the second descriptor a request is refused; the kernel closes those there is no room for.
 _CONTROL_SIZE: Final = socket.CMSG_SPACE(2 * array.array("i").itemsize)
 
@@ -62,7 +64,7 @@ class Connection:
     def run(self) -> None:
         """Serve until the connection ends, then release everything."""
         # SG_IO on /dev/sgN is interruptible: a signal that this thread received would orphan a command.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _FAULTS)
         reason = "failed"
         try:
             reason = self._serve()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import signal
 import socket
 import threading
 import time
@@ -266,3 +267,15 @@ def test_memory_is_flat(guest, device):
         for _ in range(3000):
             client.ask(prin(0, 64), device)
         assert resident() - before < 1 << 20
+
+
+def test_a_connections_thread_receives_no_signal_but_its_own_faults(guest, device):
+    with Client(guest.path) as client:
+        assert client.ask(prin(0, 64), device).status == 0
+        (thread,) = [each for each in threading.enumerate() if each.name.startswith("pr-helper-g-")]
+        status = Path(f"/proc/self/task/{thread.native_id}/status").read_text(encoding="ascii")
+    blocked = int(next(line for line in status.splitlines() if line.startswith("SigBlk:")).split()[1], 16)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        assert blocked >> number - 1 & 1, f"{number!r} would interrupt a command"
+    for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT):
+        assert not blocked >> number - 1 & 1, f"{number!r} would end the process without a word"

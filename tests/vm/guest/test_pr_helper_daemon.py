@@ -31,7 +31,7 @@ class HelpedHost(OperatedHost):
 
     def __init__(self, directory: Path, name: str, nexus: LioNexus, keys: str = "") -> None:
         self.path = directory / f"{name}.sock"
-        super().__init__(directory, name, nexus, f'pr_helper = {{ socket = "{self.path}"{keys} }}')
+        super().__init__(directory, name, nexus, guest_keys=f'pr_helper = {{ socket = "{self.path}"{keys} }}')
         self.disk = os.open(nexus.sd, os.O_RDWR | os.O_NONBLOCK)
 
     def start(self) -> None:

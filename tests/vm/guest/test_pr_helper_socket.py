@@ -1,9 +1,8 @@
-"""The helper's socket on real disks: the path without Python, devices that come and go, and many requests."""
+"""The helper's socket on real disks: the path without Python, devices that come and go."""
 
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import textwrap
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.pr_helper.exchange import Answer, Client, open_descriptors, parameters, prin, prout
+from tests.unit.pr_helper.exchange import Answer, Client, parameters, prin, prout
 from tests.unit.pr_helper.qemu import qemu_pr_helper
 from tests.vm.rig.pr_helper import helper
 
@@ -197,26 +196,3 @@ def test_another_user_with_access_to_the_socket_is_turned_away(nexus, tmp_path):
         os.close(path)
         assert done.stdout == "4 0\n", done.stderr
         assert rig.server.counts().refused_peers == 1
-
-
-@pytest.mark.vm_timeout(300)
-def test_memory_and_descriptors_after_10_000_requests(nexus, tmp_path):
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
-
-    cdb, count = prin(0, 64), 10_000
-    with helper(tmp_path, nexus) as rig, opened(nexus.sd) as device, Client(rig.path) as client:
-        register, parameter_list = REGISTER
-        for _ in range(20):
-            assert client.ask(register, device, parameter_list) == Answer(0)
-        for _ in range(1000):
-            client.ask(cdb, device)
-        before, descriptors = resident(), open_descriptors()
-        for number in range(count):
-            answer = client.ask(cdb, device)
-            if number % 1000 == 0:
-                assert client.ask(register, device, parameter_list) == Answer(0)
-        assert answer.data[8:16] == KEY.to_bytes(8, "big")
-        assert resident() - before < 1 << 20
-        assert open_descriptors() == descriptors
-        assert rig.server.counts().straight >= count

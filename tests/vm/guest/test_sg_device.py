@@ -99,6 +99,31 @@ def test_results_carry_data_and_sense(nexus):
     assert len(results[3].data) == results[3].data[4] + 5
 
 
+OVERRUN = """
+import sys
+from pyproxy.device.sg import SgDevice
+from pyproxy.scsi.command import Command
+
+with SgDevice.open(sys.argv[1]) as device:
+    for length in (8, 16, 24, 32, 40, 48, 56):
+        for _ in range(20):
+            assert device.execute(Command(bytes([0x5E, 3, 0, 0, 0, 0, 0, 0, length, 0]), data_in=length)).good
+"""
+
+
+def test_a_target_that_writes_past_the_allocation_length_spoils_nothing(nexus):
+    """LIO checks the room for a READ FULL STATUS descriptor without its header; Python's allocator looks for damage."""
+    nexus.direct.drained(lambda: nexus.direct.persistent_reserve_out(6, sa_key=0x1234))
+    done = subprocess.run(
+        [sys.executable, "-c", OVERRUN, str(nexus.sd)],
+        env={**os.environ, "PYTHONMALLOC": "debug"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_errors_name_the_node_the_cause_and_the_remedy(nexus):
     with SgDevice.open(nexus.sg) as device:
         with pytest.raises(TransportError, match=rf"{nexus.sg}: command 28h .*max_hw_sectors_kb") as caught:

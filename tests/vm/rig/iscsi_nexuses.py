@@ -27,32 +27,42 @@ class IscsiUnit(LioUnit):
         """Log out and take everything down again."""
         for nexus in self.nexuses:
             nexus.direct.close()
-        _iscsiadm("node", "-T", TARGET_NAME, "--logout")
-        _iscsiadm("node", "-T", TARGET_NAME, "-o", "delete")
-        settle()
+        log_out(TARGET_NAME)
         assert self.target is not None
         self.target.remove()
 
 
 def create_iscsi_unit(count: int, size_mib: int = 16) -> IscsiUnit:
     """A new logical unit of ``size_mib`` MiB behind ``count`` iSCSI sessions; one such unit at a time."""
-    _start_initiator()
     names = [f"{INITIATOR}{number}" for number in range(1, count + 1)]
     target = create_target(names, size_mib)
     unit = IscsiUnit(target.backstore, target=target)
     for number, name in enumerate(names, start=1):
-        interface = f"host-{number}"
-        _iscsiadm("iface", "-I", interface, "-o", "new")
-        _iscsiadm("iface", "-I", interface, "-o", "update", "-n", "iface.initiatorname", "-v", name)
-        _iscsiadm("node", "-T", TARGET_NAME, "-p", PORTAL, "-I", interface, "-o", "new")
-        _iscsiadm("node", "-T", TARGET_NAME, "-p", PORTAL, "-I", interface, "--login")
-        nodes = nodes_of(f"{_host_of(name)}:0:0:0")
+        nodes = nodes_of(f"{log_in(TARGET_NAME, PORTAL, name)}:0:0:0")
         transport_id = IscsiTransportId(name, _isid(target, name))
         unit.nexuses.append(
             LioNexus(number, name, TARGET_NAME, nodes, SgNode(nodes.sg), target.backstore, transport_id)
         )
     settle()
     return unit
+
+
+def log_in(target: str, portal: str, initiator: str) -> int:
+    """Log in with an initiator name of its own, whose last part names the interface; the SCSI host's number."""
+    _start_initiator()
+    interface = initiator.rpartition(":")[2]
+    _iscsiadm("iface", "-I", interface, "-o", "new")
+    _iscsiadm("iface", "-I", interface, "-o", "update", "-n", "iface.initiatorname", "-v", initiator)
+    _iscsiadm("node", "-T", target, "-p", portal, "-I", interface, "-o", "new")
+    _iscsiadm("node", "-T", target, "-p", portal, "-I", interface, "--login")
+    return _host_of(initiator)
+
+
+def log_out(target: str) -> None:
+    """End every session with a target, and forget it."""
+    _iscsiadm("node", "-T", target, "--logout")
+    _iscsiadm("node", "-T", target, "-o", "delete")
+    settle()
 
 
 def _start_initiator() -> None:

@@ -18,10 +18,10 @@ from tests.vm.rig.takeover import GUEST, write_config
 
 
 class OperatedHost:
-    """One host with its configuration file; ``guest_keys`` are further lines of its guest's table."""
+    """One host with its configuration file; ``options`` are those of ``write_config``."""
 
-    def __init__(self, directory: Path, name: str, nexus: LioNexus, guest_keys: str = "") -> None:
-        self.config_file = write_config(directory, name, nexus, guest_keys=guest_keys)
+    def __init__(self, directory: Path, name: str, nexus: LioNexus, **options: object) -> None:
+        self.config_file = write_config(directory, name, nexus, **options)
         self.log = directory / f"{name}.log"
         self.daemon = None
 

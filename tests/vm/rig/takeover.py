@@ -194,8 +194,14 @@ class GuestHost:
         return Backing(self._hidden(backing.device), backing.initiator, backing.rtpi, backing.close)
 
 
-def write_config(directory: Path, name: str, nexus: LioNexus, *, named: bool = False, guest_keys: str = "") -> Path:
-    """The configuration of a host called ``name`` with its one guest on the nexus' SG node."""
+def write_config(
+    directory: Path, name: str, nexus: LioNexus, *, named: bool = False, adopt: bool = False, guest_keys: str = ""
+) -> Path:
+    """The configuration of a host called ``name`` with its one guest on the nexus' SG node.
+
+    ``named``: it says what the nexus is called; ``adopt``: what was registered before the daemon starts is taken over;
+    ``guest_keys``: further lines of the guest's table.
+    """
     home = directory / name
     home.mkdir(parents=True)
     names = f'initiator = "{nexus.transport_id}"\nrtpi = {nexus.relative_target_port}\n' if named else ""
@@ -214,6 +220,7 @@ name = "{GUEST}"
 [[guest.unit]]
 lun = 0
 device = "{nexus.sg}"
+adopt = {str(adopt).lower()}
 {names}""",
         encoding="utf-8",
     )
