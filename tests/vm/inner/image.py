@@ -6,13 +6,10 @@ Made on the host, where compiling and unpacking takes a second instead of a minu
 from __future__ import annotations
 
 import lzma
-import os
-import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.vm.boot import PROJECT, find_kernel
+from tests.vm.boot import PROJECT, VmError, compile_program, find_kernel
 
 IMAGE = PROJECT / ".cache" / "inner-guest"
 VMLINUX = IMAGE / "vmlinux"
@@ -29,7 +26,7 @@ class ImageError(Exception):
 
 
 def make() -> None:
-    """Make ``VMLINUX`` and ``INITRAMFS`` of the kernel that the virtual machine uses; raises ImageError."""
+    """Make the files above, of the kernel that the virtual machine uses; raises ImageError."""
     kernel = find_kernel()
     (modules,) = (kernel.root / "lib" / "modules").iterdir()
     IMAGE.mkdir(parents=True, exist_ok=True)
@@ -96,14 +93,11 @@ def _module(path: Path) -> bytes:
 
 
 def _compiled() -> bytes:
-    compiler = os.environ.get("CC", "cc")
-    if shutil.which(compiler) is None:
-        raise ImageError(f"{compiler} is not installed; run tests/parts/install.sh build")
     program = IMAGE / "init"
-    words = [compiler, "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Os", "-s", "-static", "-o", program, _PROGRAM]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ImageError(f"{_PROGRAM.name} does not compile (it needs libc6-dev):\n{done.stderr}")
+    try:
+        compile_program(_PROGRAM, program)
+    except VmError as error:
+        raise ImageError(str(error)) from error
     return program.read_bytes()
 
 

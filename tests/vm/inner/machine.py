@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -43,6 +44,8 @@ class InnerGuest:
     def __init__(self, directory: Path, disk: Path, helper: Path) -> None:
         # QEMU maps the kernel; from 9p that takes longer than copying it into memory.
         kernel, initramfs = (shutil.copy(file, directory) for file in (VMLINUX, INITRAMFS))
+        # Emulated processors count with the host's time stamp counter at every depth (see boot.py).
+        (frequency,) = re.findall(r"tsc_early_khz=\d+", Path("/proc/cmdline").read_text(encoding="ascii"))
         ours, theirs = socket.socketpair()
         self._monitor_socket, monitor = socket.socketpair()
         self._console = ours
@@ -55,7 +58,14 @@ class InnerGuest:
             self._process = subprocess.Popen(
                 [
                     *("qemu-system-x86_64", *MACHINE_OPTIONS),
-                    *("-kernel", kernel, "-initrd", initramfs, "-append", KERNEL_OPTIONS),
+                    *(
+                        "-kernel",
+                        kernel,
+                        "-initrd",
+                        initramfs,
+                        "-append",
+                        f"{KERNEL_OPTIONS} {frequency}",
+                    ),
                     *("-chardev", f"socket,id=console,fd={theirs.fileno()}", "-serial", "chardev:console"),
                     *("-chardev", f"socket,id=monitor,fd={monitor.fileno()}", "-mon", "chardev=monitor,mode=control"),
                     *("-object", f"pr-manager-helper,id=pr0,path={helper}"),
