@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.boot import find_kernel
+from tests.vm.boot import VmError, find_kernel
 from tests.vm.inner import image
 
 
@@ -67,5 +67,5 @@ def test_a_kernel_of_another_compression_is_told(content):
 
 def test_a_missing_compiler_is_told(monkeypatch):
     monkeypatch.setenv("CC", "no-such-compiler")
-    with pytest.raises(image.ImageError, match=r"no-such-compiler is not installed; run tests/parts/install\.sh test"):
+    with pytest.raises(VmError, match=r"no-such-compiler is not installed; run tests/parts/install\.sh test"):
         image.make()

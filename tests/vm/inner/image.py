@@ -9,7 +9,7 @@ import lzma
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.vm.boot import PROJECT, VmError, compile_program, find_kernel
+from tests.vm.boot import PROJECT, compile_program, find_kernel
 
 IMAGE = PROJECT / ".cache" / "inner-guest"
 VMLINUX = IMAGE / "vmlinux"
@@ -26,7 +26,8 @@ class ImageError(Exception):
 
 
 def make() -> None:
-    """Make the files above, of the kernel that the virtual machine uses; raises ImageError."""
+    """Make the files above, of the kernel that the virtual machine uses; raises
+    ImageError or VmError."""
     kernel = find_kernel()
     (modules,) = (kernel.root / "lib" / "modules").iterdir()
     IMAGE.mkdir(parents=True, exist_ok=True)
@@ -94,10 +95,7 @@ def _module(path: Path) -> bytes:
 
 def _compiled() -> bytes:
     program = IMAGE / "init"
-    try:
-        compile_program(_PROGRAM, program)
-    except VmError as error:
-        raise ImageError(str(error)) from error
+    compile_program(_PROGRAM, program)
     return program.read_bytes()
 
 
