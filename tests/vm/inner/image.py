@@ -26,8 +26,7 @@ class ImageError(Exception):
 
 
 def make() -> None:
-    """Make the files above, of the kernel that the virtual machine uses; raises
-    ImageError or VmError."""
+    """Make ``VMLINUX`` and ``INITRAMFS`` of the virtual machine's kernel; raises ImageError or VmError."""
     kernel = find_kernel()
     (modules,) = (kernel.root / "lib" / "modules").iterdir()
     IMAGE.mkdir(parents=True, exist_ok=True)
