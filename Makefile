@@ -19,13 +19,13 @@ SOURCES := $(wildcard _fastpath/*.pyx _fastpath/*.pxd _fastpath/*.h)
 .PHONY: help demo test test-slow bench lint build clean
 
 help:
-	@echo "make demo   see a reservation move between two hosts (no privileges)"
-	@echo "make test   run every test, on a real kernel too (installs Debian packages as root or with sudo)"
-	@echo "make test-slow  what takes minutes: 300 kills"
-	@echo "make bench  measure, beside the floors"
-	@echo "make lint   style, types, layering, C warnings"
-	@echo "make build  the virtual environment and the extensions"
-	@echo "make clean  remove what the other targets made"
+	@echo "make demo       see a reservation move between two hosts (no privileges)"
+	@echo "make test       every test that is not slow, on a real kernel too (installs Debian packages as root or with sudo)"
+	@echo "make test-slow  the tests that take minutes: 300 kills, a guest of QEMU's inside the virtual machine"
+	@echo "make bench      measure, beside the floors"
+	@echo "make lint       style, types, layering, C warnings"
+	@echo "make build      the virtual environment and the extensions"
+	@echo "make clean      remove what the other targets made"
 
 demo: $(STAMPS)/built
 	@$(BIN)/pyproxy demo
@@ -36,9 +36,10 @@ test: $(STAMPS)/dev $(STAMPS)/built
 	@tests/parts/install.sh test
 	$(BIN)/pytest --forbid-skips $(PYTEST_ARGS)
 
+# What takes minutes each; `make test` leaves these directories out.
 test-slow: $(STAMPS)/dev $(STAMPS)/built
 	@tests/parts/install.sh test
-	$(BIN)/pytest --forbid-skips tests/slow $(PYTEST_ARGS)
+	$(BIN)/pytest --forbid-skips tests/slow tests/vm/guest/slow $(PYTEST_ARGS)
 
 bench: $(STAMPS)/dev $(STAMPS)/built
 	@tests/parts/install.sh bench

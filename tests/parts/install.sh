@@ -113,6 +113,9 @@ install_group() {
         # file and binutils tell virtme-ng the kernel's version; iproute2 brings the guest's loopback up.
         install_packages qemu-system-x86 kmod udev busybox-static file binutils iproute2 procps \
             sg3-utils libiscsi-bin libiscsi-dev open-iscsi tgt fio
+        # A program for the guest inside the virtual machine is linked statically.
+        command -v "${CC:-cc}" >/dev/null || install_packages gcc
+        install_packages libc6-dev
         install_kernel
         ;;
     *)

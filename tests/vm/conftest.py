@@ -16,6 +16,9 @@ from tests.vm.host_session import GuestSession
 GUEST_TESTS = Path(__file__).parent / "guest"
 INSIDE_GUEST = os.environ.get("PYPROXY_VM_GUEST") == "1"
 
+# An hour on a slow machine is too much for `make test`; `make test-slow` names the directory.
+collect_ignore = ["guest/slow"]
+
 _session = pytest.StashKey[GuestSession]()
 
 

@@ -175,3 +175,17 @@ def test_a_user_without_root_is_told_what_to_type(monkeypatch, tmp_path):
     machine = boot.VirtualMachine(["true"], shared=tmp_path, console=tmp_path / "console.log")
     with pytest.raises(boot.VmError, match="needs root; type: sudo "):
         machine.start()
+
+
+def test_the_time_stamp_counter_is_measured_the_same_twice():
+    first, second = boot.tsc_khz(), boot.tsc_khz()
+    assert abs(first - second) < first / 100
+
+
+def test_a_program_that_does_not_compile_is_told(tmp_path):
+    source = tmp_path / "wrong.c"
+    source.write_text("int main(void) { return nothing; }")
+    with pytest.raises(
+        boot.VmError, match=r"(?s)wrong\.c does not compile; run tests/parts/install\.sh test\n.*nothing"
+    ):
+        boot.compile_program(source, tmp_path / "wrong")
