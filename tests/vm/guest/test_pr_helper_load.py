@@ -59,6 +59,7 @@ def stalled(client: Client, device: int, where: str) -> bytes:
     return REGISTER[1][11:]
 
 
+@pytest.mark.vm_timeout(900)
 @pytest.mark.parametrize("where", ["cdb", "parameter-list"])
 def test_a_client_stalled_in_a_request_delays_none_of_63_others(process, device, library, where):
     path = process.served.socket
@@ -90,7 +91,7 @@ def test_a_client_stalled_in_a_request_delays_none_of_63_others(process, device,
     assert min(beside) < 1.5 * min(alone)
 
 
-@pytest.mark.vm_timeout(600)
+@pytest.mark.vm_timeout(1800)
 def test_memory_and_descriptors_after_100_000_requests(process, device, library):
     path, before, descriptors = process.served.socket, 0, 0
     for requests in range(0, 100_000, 10_000):
