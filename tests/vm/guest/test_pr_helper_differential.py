@@ -137,7 +137,7 @@ class Stage:
         return reference, hold(ours, self.unit, plan, steps, self.opened)
 
 
-@pytest.mark.vm_timeout(900)
+@pytest.mark.vm_timeout(1800)
 def test_the_same_requests_get_the_same_answers(lio, iscsi_lio, tmp_path):
     units = lio(2), iscsi_lio
     guests = [unit.nexuses[0] for unit in units]

@@ -142,7 +142,7 @@ def level(served: Served, unit: LioUnit, client: Client, device: int) -> None:
     )
 
 
-@pytest.mark.vm_timeout(900)
+@pytest.mark.vm_timeout(1800)
 def test_killed_at_any_instant_it_forgets_nothing(lio, tmp_path):
     unit = lio(2)
     served = Served.of(tmp_path, unit.nexuses[0])
