@@ -159,7 +159,8 @@ def _remove_region(state: State, region: MemoryRegion, came: Descriptors) -> Cha
     table = _table(lambda: state.memory.removing(region))
     if not table.regions and state.started:
         raise Refused("the last memory region cannot be removed while rings are started")
-    return Change(replace(state, memory=table), (RemoveRegion(region),), discard=came)
+    action = RemoveRegion(region) if table.regions else SetMemory((), ())
+    return Change(replace(state, memory=table), (action,), discard=came)
 
 
 def _table(make: Callable[[], MemoryTable]) -> MemoryTable:

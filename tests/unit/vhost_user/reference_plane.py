@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import select
@@ -16,7 +17,7 @@ from pyproxy.frontend.virtio_scsi.lun import decode_lun
 LOG_ALL = 1 << 26
 
 
-class BrokenRing(Exception):
+class BrokenRingError(Exception):
     pass
 
 
@@ -64,7 +65,7 @@ class ReferenceMemory:
                     size -= length
                     break
             else:
-                raise BrokenRing(f"guest address {address:#x} is not in memory")
+                raise BrokenRingError(f"guest address {address:#x} is not in memory")
 
     def read(self, address: int, size: int) -> bytes:
         return b"".join(mapped[start : start + length] for mapped, start, length in self._pieces(address, size))
@@ -256,10 +257,8 @@ class ReferenceController:
                     if ring.kick >= 0:
                         poll.register(ring.kick, select.POLLIN)
             for descriptor, _ in poll.poll(20):
-                try:
+                with contextlib.suppress(OSError):
                     os.eventfd_read(descriptor)
-                except OSError:
-                    pass
             for index in list(live):
                 while self._serve_one(index):
                     pass
@@ -280,7 +279,7 @@ class ReferenceController:
                 answer = answer[:room]
                 self._scatter(writable, answer)
                 self._push(index, ring, head, len(answer))
-            except BrokenRing as error:
+            except BrokenRingError as error:
                 ring.broken = True
                 if ring.error >= 0:
                     os.eventfd_write(ring.error, 1)
@@ -305,7 +304,7 @@ class ReferenceController:
         if not ring.heads:
             (index,) = struct.unpack("<H", self.memory.read(ring.available + 2, 2))
             if (index - ring.next_available) & 0xFFFF > ring.size:
-                raise BrokenRing(f"available index {index} after {ring.next_available}")
+                raise BrokenRingError(f"available index {index} after {ring.next_available}")
             if index == ring.next_available:
                 return None
             slot = ring.next_available % ring.size
@@ -314,7 +313,7 @@ class ReferenceController:
             ring.heads.append(head)
         head = ring.heads.pop(0)
         if head >= ring.size:
-            raise BrokenRing(f"head {head}")
+            raise BrokenRingError(f"head {head}")
         return head
 
     def _chain(self, ring: Ring, head: int):
@@ -323,7 +322,7 @@ class ReferenceController:
         table, length, slot = ring.descriptors, ring.size, head
         for _ in range(2 * ring.size):
             if slot >= length:
-                raise BrokenRing(f"descriptor {slot}")
+                raise BrokenRingError(f"descriptor {slot}")
             address, size, flags, following = struct.unpack("<QIHH", self.memory.read(table + 16 * slot, 16))
             if flags & 4:
                 table, length, slot = address, size // 16, 0
@@ -332,7 +331,7 @@ class ReferenceController:
             if not flags & 1:
                 return readable, writable
             slot = following
-        raise BrokenRing("a loop of descriptors")
+        raise BrokenRingError("a loop of descriptors")
 
     def _scatter(self, writable, data: bytes) -> None:
         for address, size in writable:

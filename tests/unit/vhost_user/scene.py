@@ -48,9 +48,7 @@ class Scene:
         return found
 
     def listen(self, *, rings: int = RINGS, peers: PeerPolicy | None = None) -> VhostUserServer:
-        self.server = VhostUserServer(
-            "guest g", Listener.bind(self.path), rings, self.controller.plane(), peers=peers
-        )
+        self.server = VhostUserServer("guest g", Listener.bind(self.path), rings, self.controller.plane(), peers=peers)
         self.server.start()
         return self.server
 
