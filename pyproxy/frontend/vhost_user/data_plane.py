@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
+
+from _fastpath import controller as fastpath
+from _fastpath import guest_memory
 
 Region: TypeAlias = tuple[int, int, int, int, int]
 """(guest address, size, user address, descriptor, offset in the descriptor's file)."""
@@ -31,11 +34,14 @@ class Controller(Protocol):
     everything as it was.
     """
 
-    def set_memory(self, memory: GuestMemory | None, /) -> None:
-        """Use this memory from now on."""
+    def set_memory(self, memory: Any, /) -> None:
+        """Use this memory (what ``map_memory`` returned, or None) from now on.
 
-    def set_log(self, log: DirtyLog | None, /) -> None:
-        """Note dirty pages there, while the features have LOG_ALL."""
+        ValueError where a started ring is not in it, which is broken then; this alone takes effect all the same.
+        """
+
+    def set_log(self, log: Any, /) -> None:
+        """Note dirty pages there (what ``map_log`` returned, or None), while the features have LOG_ALL."""
 
     def set_features(self, features: int, /) -> None:
         """Take these negotiated features from now on."""
@@ -82,4 +88,9 @@ class DataPlane:
     controller: Controller
     map_memory: Callable[[Sequence[Region]], GuestMemory]
     map_log: Callable[[int, int, int], DirtyLog]
-    """(descriptor, offset, size); raise ValueError or OSError."""
+    """(descriptor, offset, size); both raise ValueError or OSError."""
+
+    @classmethod
+    def of(cls, controller: fastpath.Controller) -> Self:
+        """Return the fast path's controller with the fast path's memory."""
+        return cls(controller, guest_memory.GuestMemory, guest_memory.DirtyLog)

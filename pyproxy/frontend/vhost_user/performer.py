@@ -29,11 +29,15 @@ log = logging.getLogger(__name__)
 
 
 class PerformError(Exception):
-    """An action failed, after ``performed`` others of its kind had been carried out."""
+    """An action failed, after the first ``performed`` ones had taken effect."""
 
     def __init__(self, sentence: str, performed: int) -> None:
         super().__init__(sentence)
         self.performed = performed
+
+
+class _HalfDoneError(Exception):
+    """An action failed and has taken effect."""
 
 
 class Performer:
@@ -55,6 +59,8 @@ class Performer:
             for action in actions:
                 value = self._perform(action)
                 performed += 1
+        except _HalfDoneError as error:
+            raise PerformError(str(error), performed + 1) from error
         except Exception as error:
             if not isinstance(error, OSError | ValueError | MemoryError):
                 log.exception("the data plane failed inside pyproxy")
@@ -116,8 +122,12 @@ class Performer:
         return self._memory.without_region(region.guest_address, region.size, region.user_address)
 
     def _use(self, memory: GuestMemory | None) -> None:
-        self._plane.controller.set_memory(memory)
         self._memory = memory
+        try:
+            self._plane.controller.set_memory(memory)
+        except ValueError as error:
+            # The memory is another one all the same, and a ring has lost its own.
+            raise _HalfDoneError(str(error)) from error
 
     def _map_log(self, action: SetLog) -> DirtyLog | None:
         area = action.area

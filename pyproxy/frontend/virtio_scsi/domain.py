@@ -47,6 +47,11 @@ class Domain:
         return tuple(known[address] for address in sorted(known) if address.target == target)
 
     @property
+    def all_units(self) -> tuple[GuestUnit, ...]:
+        """Every unit there is."""
+        return tuple(self._units.values())
+
+    @property
     def targets(self) -> tuple[int, ...]:
         """The targets that have units, in order."""
         return tuple(sorted({address.target for address in self._units}))

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from _fastpath.cdb import parse
+from _fastpath.lanes import EVENT_OVERFLOW
 from pyproxy.device.base import TransportError
 from pyproxy.frontend.virtio_scsi.domain import Domain
 from pyproxy.frontend.virtio_scsi.lun import REPORT_LUNS_LUN, Address
 from pyproxy.frontend.virtio_scsi.response import Response, response_of, response_to_error
 from pyproxy.frontend.virtio_scsi.target import REPORT_LUNS, answer_for_nothing, answer_for_well_known, report_luns
-from pyproxy.frontend.virtio_scsi.task_management import Reset, Tasks, answer_control, no_reset
+from pyproxy.frontend.virtio_scsi.task_management import Reset, answer_control, no_reset
 from pyproxy.scsi.command import DEFAULT_TIMEOUT_MS, Command, Result
 from pyproxy.scsi.constants import Status
 from pyproxy.scsi.sense import INVALID_FIELD_IN_CDB, REPORTED_LUNS_DATA_CHANGED
@@ -29,10 +30,9 @@ Answer: TypeAlias = tuple[int, int, bytes, bytes, int]
 class ControllerHandler:
     """The answers of one controller, called ``name``, whose logical units are in ``domain``.
 
-    ``connect`` gives it the data plane's commands in flight before the first guest is served. ``reset`` is what LOGICAL
-    UNIT RESET does besides aborting the guest's own commands; by default nothing reaches the device. ``broken`` is told
-    of a queue that the guest broke, with its number and a sentence. Methods may be called from any thread; those for
-    the data plane never raise.
+    ``reset`` is what LOGICAL UNIT RESET does to the device, by default nothing. ``broken`` is told of a queue that the
+    guest broke, with its number and a sentence. Methods may be called from any thread; those for the data plane never
+    raise.
     """
 
     def __init__(
@@ -49,11 +49,6 @@ class ControllerHandler:
         self._timeout_ms = timeout_ms
         self._reset = reset
         self._broken = broken
-        self._tasks: Tasks | None = None
-
-    def connect(self, tasks: Tasks) -> None:
-        """Give the commands in flight; without them task management finds none."""
-        self._tasks = tasks
 
     def execute(self, target: int, lun: int, cdb: bytes, data_out: bytes, data_in: int) -> Answer:
         """Run one command to its end.
@@ -70,18 +65,21 @@ class ControllerHandler:
     def control(self, request: bytes) -> bytes:
         """Answer a request of the control queue; empty for one that has no layout that is known."""
         try:
-            return answer_control(request, self.domain, self._tasks, self._reset, self.name)
+            return answer_control(request, self.domain, self._reset, self.name)
         except Exception:
             log.exception("%s: task management failed inside pyproxy", self.name)
             return bytes([Response.FAILURE])
 
     def inspect(self, target: int, lun: int, cdb: bytes, kind: int, asc: int, ascq: int) -> None:
-        """Take note of what a completion in the data plane says about reservations."""
+        """Take note of what a completion in the data plane says about reservations.
+
+        EVENT_OVERFLOW is about all units: such events were lost.
+        """
         unit = self.domain.unit(Address(target, lun))
-        if unit is None:
-            return
+        concerned = self.domain.all_units if kind == EVENT_OVERFLOW else () if unit is None else (unit,)
         try:
-            unit.observe_lane(bytes(cdb), kind, asc, ascq)
+            for each in concerned:
+                each.observe_lane(bytes(cdb), kind, asc, ascq)
         except Exception:
             log.exception("%s: an event of target %d, LUN %d was lost inside pyproxy", self.name, target, lun)
 

@@ -1,7 +1,8 @@
 """Task management of a controller (SAM-5 7, virtio 1.2, 5.6.6.2): what each function does to the guest's commands.
 
-Every affected command is answered and published before the function is. Only the guest's own commands are aborted:
-other initiators' are out of reach, so CLEAR TASK SET is ABORT TASK SET here, and a LOGICAL UNIT RESET reaches the
+The data plane hands over a function once the commands that the guest sent before have ended: what a device has begun
+cannot be called back, and the guest is told that a task ended only when it has. So there is never a task to abort here.
+Other initiators' commands are out of reach, so CLEAR TASK SET is ABORT TASK SET, and a LOGICAL UNIT RESET reaches the
 device only where the operator allows it; the guest gets the unit attention of a reset in either case.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Final, Protocol, TypeAlias
+from typing import TypeAlias
 
 from pyproxy.frontend.virtio_scsi.control import (
     NotificationRequest,
@@ -26,19 +27,6 @@ from pyproxy.unit import GuestUnit
 log = logging.getLogger(__name__)
 
 
-class Tasks(Protocol):
-    """The guest's commands in flight, as the data plane has them."""
-
-    def abort(self, target: int, lun: int | None, tag: int | None, /) -> int:
-        """Abort a command by its tag, or all of a unit (lun None: of a target); returns how many there were.
-
-        When it returns all of them are answered and published.
-        """
-
-    def query(self, target: int, lun: int, tag: int | None, /) -> bool:
-        """Whether there is a command with that tag, or any."""
-
-
 Reset: TypeAlias = Callable[[GuestUnit], bool]
 """Resets a logical unit for all its initiators; False where that is not done."""
 
@@ -48,7 +36,7 @@ def no_reset(_: GuestUnit) -> bool:
     return False
 
 
-def answer_control(request: bytes, domain: Domain, tasks: Tasks | None, reset: Reset, name: str) -> bytes:
+def answer_control(request: bytes, domain: Domain, reset: Reset, name: str) -> bytes:
     """Carry out a request of the control queue and return its answer; empty where it is none that is known."""
     decoded = decode_control(request)
     if decoded is None:
@@ -58,7 +46,7 @@ def answer_control(request: bytes, domain: Domain, tasks: Tasks | None, reset: R
     if isinstance(decoded, NotificationRequest):
         # No event can be subscribed to; only where the request goes is looked at.
         return decoded.answer(_reachable(address, domain))
-    return decoded.answer(_manage(decoded, address, domain, tasks, reset, name))
+    return decoded.answer(_manage(decoded, address, domain, reset, name))
 
 
 def _reachable(address: Address | None, domain: Domain) -> Response:
@@ -69,14 +57,10 @@ def _reachable(address: Address | None, domain: Domain) -> Response:
     return Response.OK
 
 
-_OF_ONE_TASK: Final = (TaskManagement.ABORT_TASK, TaskManagement.QUERY_TASK)
-
-
 def _manage(
     request: TaskManagementRequest,
     address: Address | None,
     domain: Domain,
-    tasks: Tasks | None,
     reset: Reset,
     name: str,
 ) -> Response:
@@ -88,23 +72,18 @@ def _manage(
         return Response.FUNCTION_REJECTED
     if function is TaskManagement.I_T_NEXUS_RESET:
         # Whatever its LUN is: the function is about the target.
-        aborted = tasks.abort(address.target, None, None) if tasks is not None else 0
         for unit in domain.units(address.target):
             unit.raise_attention(IT_NEXUS_LOSS)
-        log.info("%s: I_T NEXUS RESET of target %d, %d commands aborted", name, address.target, aborted)
+        log.info("%s: I_T NEXUS RESET of target %d", name, address.target)
         return Response.OK
     found = domain.unit(address)
     if found is None:
         return Response.INCORRECT_LUN
-    tag = request.tag if function in _OF_ONE_TASK else None
-    if function in (TaskManagement.QUERY_TASK, TaskManagement.QUERY_TASK_SET):
-        there = tasks is not None and tasks.query(address.target, address.lun, tag)
-        return Response.FUNCTION_SUCCEEDED if there else Response.OK
     if function is TaskManagement.CLEAR_ACA:
         # No unit here supports auto contingent allegiance (NORMACA is 0).
         return Response.FUNCTION_REJECTED
-    aborted = tasks.abort(address.target, address.lun, tag) if tasks is not None else 0
-    log.info("%s: %s of LUN %d, %d commands aborted", name, function.name.replace("_", " "), address.lun, aborted)
+    log.info("%s: %s of LUN %d", name, function.name.replace("_", " "), address.lun)
     if function is TaskManagement.LOGICAL_UNIT_RESET and not reset(found):
         found.raise_attention(BUS_DEVICE_RESET_FUNCTION)
+    # To QUERY TASK and QUERY TASK SET: there is none; FUNCTION SUCCEEDED would say that there is.
     return Response.OK

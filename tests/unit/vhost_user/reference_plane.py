@@ -239,12 +239,6 @@ class ReferenceController:
             self._push(1, ring, head, len(data))
             return True
 
-    def abort(self, target, lun, tag):
-        return 0
-
-    def query(self, target, lun, tag):
-        return False
-
     # --- rings ---
 
     def _run(self) -> None:

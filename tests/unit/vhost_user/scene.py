@@ -7,10 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from _fastpath.block_port import BlockPort
+from _fastpath.controller import Controller
 from pyproxy.device.base import read_identity
 from pyproxy.device.emulated import EmulatedUnit
 from pyproxy.frontend.listener import Listener
 from pyproxy.frontend.peers import PeerPolicy
+from pyproxy.frontend.vhost_user.data_plane import DataPlane
 from pyproxy.frontend.vhost_user.dialer import VhostUserDialer
 from pyproxy.frontend.vhost_user.server import VhostUserServer
 from pyproxy.frontend.virtio_scsi.domain import Domain
@@ -47,13 +50,16 @@ class Scene:
         assert found is not None
         return found
 
+    def plane(self) -> DataPlane:
+        return DataPlane.of(self.controller) if isinstance(self.controller, Controller) else self.controller.plane()
+
     def listen(self, *, rings: int = RINGS, peers: PeerPolicy | None = None) -> VhostUserServer:
-        self.server = VhostUserServer("guest g", Listener.bind(self.path), rings, self.controller.plane(), peers=peers)
+        self.server = VhostUserServer("guest g", Listener.bind(self.path), rings, self.plane(), peers=peers)
         self.server.start()
         return self.server
 
     def dial(self, *, rings: int = RINGS) -> VhostUserDialer:
-        self.server = VhostUserDialer("guest g", self.path, rings, self.controller.plane())
+        self.server = VhostUserDialer("guest g", self.path, rings, self.plane())
         self.server.start()
         return self.server
 
@@ -81,7 +87,11 @@ def scene(
             emulated[Address(target, lun)] = unit
         handler = ControllerHandler("guest g", domain, broken=lambda index, why: broken.append((index, why)))
         controller = make(handler, rings)
-        handler.connect(controller)
+        if isinstance(controller, Controller):
+            for address, unit in emulated.items():
+                guest_unit = domain.unit(address)
+                port = BlockPort(unit.medium, guest_unit.device.gate)
+                controller.attach(*address, port, waiting=guest_unit.snooper.attentions.waiting)
         made = Scene(directory, store, domain, handler, controller, emulated, broken=broken)
         try:
             yield made

@@ -312,8 +312,8 @@ def test_what_fails_is_told_where_the_front_end_listens():
     ("request_", "failing", "needs"),
     [
         (Request.SET_FEATURES, "set_features", False),
-        (Request.SET_MEM_TABLE, "set_memory", False),
-        (Request.ADD_MEM_REG, "set_memory", False),
+        (Request.SET_MEM_TABLE, "map_memory", False),
+        (Request.ADD_MEM_REG, "map_memory", False),
         (Request.SET_LOG_BASE, "set_log", True),
         (Request.GET_INFLIGHT_FD, "get_inflight", True),
         (Request.SET_INFLIGHT_FD, "set_inflight", False),
@@ -379,6 +379,16 @@ def test_half_of_a_change_ends_the_session_and_is_undone():
         assert step.close.reason is CloseReason.FAILED
         assert list(front.controller.started) == [2]
         # ``talk`` sees to it that ring 2 is stopped, memory dropped and every descriptor closed.
+
+
+def test_memory_without_a_running_ring_ends_the_session():
+    """The data plane uses the new memory already and has broken the ring."""
+    with talk() as front:
+        front.running()
+        front.controller.fail["set_memory"] = ValueError("ring 2 is not in the new memory")
+        step = front.say(Request.SET_MEM_TABLE, wire.encode_memory_table([RAM]), 1, ack=True)
+        assert step.close.sentence == "SET_MEM_TABLE: ring 2 is not in the new memory"
+        front.controller.fail.clear()
 
 
 def test_half_of_a_reset():
