@@ -75,6 +75,7 @@ def arguments(
     device: str = "",
     extra: tuple[str, ...] = (),
 ) -> list[str]:
+    """``listens``: QEMU makes the socket; ``device`` are more properties of the controller."""
     program = shutil.which("qemu-system-x86_64")
     assert program is not None, "QEMU is not installed; type: apt-get install qemu-system-x86"
     return [
@@ -83,12 +84,8 @@ def arguments(
         *("-accel", "tcg", "-object", "memory-backend-memfd,id=ram,size=64M,share=on"),
         *("-chardev", f"socket,id=scsi,path={path}{',server=on,wait=on' if listens else ''}"),
         *("-device", f"vhost-user-scsi-pci,chardev=scsi,id=hba,num_queues={queues},bootindex=0{device}"),
-        *(
-            "-chardev",
-            f"file,id=bios,path={directory / 'bios.log'}",
-            "-device",
-            "isa-debugcon,iobase=0x402,chardev=bios",
-        ),
+        *("-chardev", f"file,id=bios,path={directory / 'bios.log'}"),
+        *("-device", "isa-debugcon,iobase=0x402,chardev=bios"),
         *("-qmp", f"unix:{directory / 'qmp.sock'},server=on,wait=off"),
         *extra,
     ]

@@ -105,7 +105,9 @@ def test_a_guest_of_another_controller_is_turned_away(scenes, tmp_path):
         assert guest.server.counts().accepted == 2
 
 
-@pytest.mark.parametrize("device", [",packed=on", ",iommu_platform=on", ",t10_pi=on", ",param_change=off,hotplug=off"])
+@pytest.mark.parametrize(
+    "device", [",packed=on", ",disable-legacy=on,iommu_platform=on", ",t10_pi=on", ",param_change=off,hotplug=off"]
+)
 def test_features_that_users_turn_on(scenes, tmp_path, device):
     """SeaBIOS acknowledges VERSION_1 alone, so whatever a property offers to the guest, the disk is found."""
     guest = scenes()
