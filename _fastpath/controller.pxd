@@ -37,6 +37,7 @@ cdef class Controller:
     cdef uint64_t features
     cdef bint events_missed
     cdef readonly bint closed
+    cdef bint held
     cdef object lock
     cdef dict ports
     cdef list threads

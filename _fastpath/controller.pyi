@@ -142,6 +142,15 @@ class Controller:
     def detach(self, target: int, lun: int) -> None:
         """Take a unit away when the commands its port has are answered."""
 
+    def hold(self) -> None:
+        """Make every worker stand still until ``release``, which the same thread must call; for tests and measuring."""
+
+    def step(self, number: int = 0) -> int:
+        """Run one pass of a held worker in this thread; returns how much there was to do."""
+
+    def release(self) -> None:
+        """Let the workers run again after ``hold``."""
+
     def counts(self) -> dict[str, int]:
         """Counters since the beginning, by name."""
 

@@ -21,7 +21,7 @@ from _fastpath.virtqueue cimport (
     MAX_QUEUE_SIZE, RING_MEMORY_GONE, chain_write, vring_publish, vring_push, vring_silence, vring_take, vring_waiting,
     vring_walk,
 )
-from _fastpath.worker cimport queue_notify, wake, worker_close, worker_open, worker_run
+from _fastpath.worker cimport queue_notify, wake, worker_close, worker_open, worker_pass, worker_run
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
 
 import os
@@ -171,6 +171,24 @@ cdef class Controller:
         """Wait until every request that was taken is answered; the queue takes no more."""
         with nogil:
             _wait_for(&one.in_flight, 0)
+
+    def hold(self):
+        self.lock.acquire()
+        self._pause()
+        self.held = True
+
+    def step(self, int number=0):
+        cdef int busy
+        if not self.held or not 0 <= number < self.worker_count:
+            raise RuntimeError("only a worker that is held can be stepped")
+        with nogil:
+            busy = worker_pass(&self.workers[number])
+        return busy
+
+    def release(self):
+        self.held = False
+        self._resume()
+        self.lock.release()
 
     def _check_caller(self):
         if threading.current_thread() in self.threads:

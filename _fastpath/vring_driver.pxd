@@ -3,6 +3,8 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from _fastpath.worker cimport worker
+
 
 cdef class DriverMemory:
     cdef uint8_t *base
@@ -53,7 +55,7 @@ cdef class DriverQueue:
     cdef int next_used(self, uint32_t *length) noexcept nogil
     cdef long measure(
         self, uint64_t commands, int depth, int opcode, uint32_t blocks, uint32_t block_size, uint64_t span,
-        bint sequential, bint verify
+        bint sequential, bint verify, worker *stepped
     ) noexcept nogil
     cdef void prepare(self, int slot, int opcode, uint32_t blocks, uint32_t length, bint writes) noexcept nogil
     cdef void aim(

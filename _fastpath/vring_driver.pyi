@@ -2,6 +2,7 @@
 
 from typing import final
 
+from _fastpath.controller import Controller
 from _fastpath.guest_memory import Region
 
 @final
@@ -110,10 +111,12 @@ class DriverQueue:
         span: int = 1,
         sequential: bool = False,
         verify: bool = False,
+        stepped: Controller | None = None,
     ) -> int:
         """Run commands of one kind and return the nanoseconds it took.
 
         ``opcode`` is TEST UNIT READY (00h), READ or WRITE (10) or (16); ``span`` the blocks of the medium that are
-        used; ``verify`` writes each command's address and expects it when reading. Raises OSError where a command does
+        used; ``verify`` writes each command's address and expects it when reading. ``stepped`` is a held
+        controller whose first worker runs in this thread, pass by pass, instead of in its own. Raises OSError where a command does
         not end with GOOD or none ends any more.
         """

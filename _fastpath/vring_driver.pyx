@@ -11,9 +11,12 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
+from _fastpath.controller cimport Controller
 from _fastpath.virtqueue cimport DESCRIPTOR_INDIRECT, DESCRIPTOR_NEXT, DESCRIPTOR_WRITE, NO_NOTIFICATION, \
     vring_descriptor
 from _fastpath.virtio_scsi cimport REQUEST_BYTES, RESPONSE_BYTES
+
+from _fastpath.worker cimport worker, worker_pass
 
 import os
 import select
@@ -323,7 +326,7 @@ cdef class DriverQueue:
 
     cdef long measure(
         self, uint64_t commands, int depth, int opcode, uint32_t blocks, uint32_t block_size, uint64_t span,
-        bint sequential, bint verify
+        bint sequential, bint verify, worker *stepped
     ) noexcept nogil:
         """Keep ``depth`` commands going until ``commands`` are done: nanoseconds, or a negative errno."""
         cdef uint64_t sent = 0
@@ -361,6 +364,8 @@ cdef class DriverQueue:
                 sent += 1
             if self.next_available != self.published:
                 self.publish()
+            if stepped is not NULL:
+                worker_pass(stepped)
             if reaped:
                 idle = 0
                 last = 0
@@ -423,19 +428,24 @@ cdef class DriverQueue:
         return 0
 
     def run(self, uint64_t commands, *, int depth=1, int opcode=0, uint32_t blocks=1, uint32_t block_size=512,
-            uint64_t span=1, bint sequential=False, bint verify=False):
+            uint64_t span=1, bint sequential=False, bint verify=False, Controller stepped=None):
         """Run commands of one kind and return the nanoseconds it took.
 
         ``opcode`` is TEST UNIT READY (00h), READ or WRITE (10) or (16); ``span`` the blocks of the medium that are
         used. Raises OSError where a command does not end with GOOD or none ends any more.
         """
         cdef long rc
+        cdef worker *device = NULL
+        if stepped is not None:
+            if not stepped.held:
+                raise RuntimeError("only a worker that is held can be stepped")
+            device = &stepped.workers[0]
         if not 0 < depth <= self.slots or blocks * block_size > self.data_size or span < blocks:
             raise ValueError("the queue has no room for such commands")
         if opcode not in (0x00, 0x28, 0x2A, 0x88, 0x8A):
             raise ValueError(f"operation code {opcode:02X}h cannot be measured")
         with nogil:
-            rc = self.measure(commands, depth, opcode, blocks, block_size, span, sequential, verify)
+            rc = self.measure(commands, depth, opcode, blocks, block_size, span, sequential, verify, device)
         if rc < 0:
             raise OSError(-rc, f"the device failed: {os.strerror(-rc)}")
         return rc

@@ -89,6 +89,8 @@ cdef struct worker:
 cdef int worker_open(worker *self, int queue_room) noexcept nogil
 cdef void worker_close(worker *self) noexcept nogil
 cdef void worker_run(worker *self) noexcept nogil
+# One look at everything; returns how much there was to do.
+cdef int worker_pass(worker *self) noexcept nogil
 cdef void wake(sleeper *other) noexcept nogil
 # Give a request back to the worker of its queue.
 cdef void worker_return(request *finished, uint8_t state) noexcept nogil

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import struct
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -149,3 +151,61 @@ class Scene:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+NEXT, WRITE, INDIRECT = 1, 2, 4
+
+
+def descriptor(address: int, length: int, flags: int = 0, following: int = 0) -> bytes:
+    return struct.pack("<QIHH", address & 0xFFFFFFFFFFFFFFFF, length & 0xFFFFFFFF, flags & 0xFFFF, following & 0xFFFF)
+
+
+class RawRing:
+    """The first request queue with its bytes laid bare; slots of the driver are not used beside it."""
+
+    def __init__(self, scene: Scene, index: int = 2) -> None:
+        self.scene = scene
+        self.index = index
+        self.queue = scene.queues[index]
+        self.view = scene.memory.view()
+        self.scratch = self.queue.data
+        self.available = 0
+        self.used = 0
+
+    def put(self, address: int, data: bytes) -> None:
+        at = address - self.scene.memory.guest
+        self.view[at : at + len(data)] = data
+
+    def get(self, address: int, length: int) -> bytes:
+        at = address - self.scene.memory.guest
+        return bytes(self.view[at : at + length])
+
+    def table(self, index: int, *descriptors: bytes) -> None:
+        for number, one in enumerate(descriptors):
+            self.put(self.queue.descriptors + 16 * (index + number), one)
+
+    def offer(self, *heads: int, jump: int = 0) -> None:
+        for head in heads:
+            slot = self.available % self.queue.size
+            self.put(self.queue.available + 4 + 2 * slot, struct.pack("<H", head))
+            self.available += 1
+        self.put(self.queue.available + 2, struct.pack("<H", (self.available + jump) & 0xFFFF))
+        os.eventfd_write(self.queue.kick, 1)
+
+    @property
+    def used_index(self) -> int:
+        return int(struct.unpack("<H", self.get(self.queue.used + 2, 2))[0])
+
+    def next_used(self) -> tuple[int, int]:
+        """(head, length) of the next used element."""
+        until(lambda: self.used_index != self.used & 0xFFFF, "a used element")
+        at = self.queue.used + 4 + 8 * (self.used % self.queue.size)
+        self.used += 1
+        head, length = struct.unpack("<II", self.get(at, 8))
+        return head, length
+
+
+def header(cdb: bytes, *, target: int = 0, lun: int = 0, tag: int = 0) -> bytes:
+    """The request header (virtio 1.2 5.6.6.1)."""
+    field = bytes([1, target, 0x40 | lun >> 8, lun & 0xFF, 0, 0, 0, 0])
+    return field + struct.pack("<Q", tag) + bytes(3) + cdb.ljust(32, b"\0")
