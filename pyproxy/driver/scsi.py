@@ -205,8 +205,9 @@ class ScsiDriver:
         deadline = time.monotonic() + seconds
         found: list[Event] = []
         while len(found) < count:
-            for head, _ in queue.take_used():
-                address = self._events.pop(head)
+            # All of them first: a buffer that is offered again takes one of their heads.
+            addresses = [self._events.pop(head) for head, _ in queue.take_used()]
+            for address in addresses:
                 found.append(Event.decode(self.ram.read(address, EVENT_SIZE)))
                 self.ram.release(address, EVENT_SIZE)
                 self._offer_event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
@@ -17,6 +18,7 @@ from pyproxy.frontend.virtio_scsi.task_management import Reset, answer_control, 
 from pyproxy.scsi.command import DEFAULT_TIMEOUT_MS, Command, Result
 from pyproxy.scsi.constants import Status
 from pyproxy.scsi.sense import INVALID_FIELD_IN_CDB, REPORTED_LUNS_DATA_CHANGED
+from pyproxy.unit import GuestUnit
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,8 @@ class ControllerHandler:
         self._timeout_ms = timeout_ms
         self._reset = reset
         self._broken = broken
+        # The data plane calls one by one; this is for those who wait for the end of a call.
+        self._busy = threading.RLock()
 
     def execute(self, target: int, lun: int, cdb: bytes, data_out: bytes, data_in: int) -> Answer:
         """Run one command to its end.
@@ -57,7 +61,8 @@ class ControllerHandler:
         response, SAM status, sense, data, residual).
         """
         try:
-            return self._execute(Address(target, lun), bytes(cdb), data_out, data_in)
+            with self._busy:
+                return self._execute(Address(target, lun), bytes(cdb), data_out, data_in)
         except Exception:
             log.exception("%s: a command to target %d, LUN %d failed inside pyproxy", self.name, target, lun)
             return Response.FAILURE, Status.GOOD, b"", b"", len(data_out) or data_in
@@ -94,10 +99,16 @@ class ControllerHandler:
         if self._broken is not None:
             self._broken(index, reason)
 
-    def inventory_changed(self, target: int) -> None:
-        """Let the guest know with the next command to any unit of a target that its LUNs are others now."""
+    def inventory_changed(self, target: int, *, but_for: GuestUnit | None = None) -> None:
+        """Let the guest know with the next command to any other unit of a target that its LUNs are others now."""
         for unit in self.domain.units(target):
-            unit.raise_attention(REPORTED_LUNS_DATA_CHANGED)
+            if unit is not but_for:
+                unit.raise_attention(REPORTED_LUNS_DATA_CHANGED)
+
+    def wait_until_idle(self) -> None:
+        """Wait until no command runs that was begun before; not to be called by what the data plane calls."""
+        with self._busy:
+            pass
 
     def _execute(self, address: Address, cdb: bytes, data_out: bytes, data_in: int) -> Answer:
         asked = len(data_out) or data_in

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from _fastpath.controller import Controller
 from pyproxy.driver.front_end import FrontEnd
 from pyproxy.driver.scsi import ScsiDriver
 from tests.unit.vhost_user.reference_plane import ReferenceController
 from tests.unit.vhost_user.scene import Scene, scene
 
-PLANES = {"fast": Controller, "python": ReferenceController}
+PLANES = {"fast": None, "python": ReferenceController}
 
 
 @pytest.fixture(params=list(PLANES))

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from _fastpath.block_port import BlockPort
-from _fastpath.controller import Controller
 from pyproxy.device.base import read_identity
 from pyproxy.device.emulated import EmulatedUnit
 from pyproxy.frontend.listener import Listener
@@ -16,6 +15,7 @@ from pyproxy.frontend.peers import PeerPolicy
 from pyproxy.frontend.vhost_user.data_plane import DataPlane
 from pyproxy.frontend.vhost_user.dialer import VhostUserDialer
 from pyproxy.frontend.vhost_user.server import VhostUserServer
+from pyproxy.frontend.virtio_scsi.controller import ScsiController
 from pyproxy.frontend.virtio_scsi.domain import Domain
 from pyproxy.frontend.virtio_scsi.handler import ControllerHandler
 from pyproxy.frontend.virtio_scsi.lun import Address
@@ -51,11 +51,16 @@ class Scene:
         return found
 
     def plane(self) -> DataPlane:
-        return DataPlane.of(self.controller) if isinstance(self.controller, Controller) else self.controller.plane()
+        """The data plane of the fast path, or the one in plain Python."""
+        if isinstance(self.controller, ScsiController):
+            return DataPlane.of(self.controller.plane)
+        return self.controller.plane()
 
     def listen(self, *, rings: int = RINGS, peers: PeerPolicy | None = None) -> VhostUserServer:
         self.server = VhostUserServer("guest g", Listener.bind(self.path), rings, self.plane(), peers=peers)
         self.server.start()
+        if isinstance(self.controller, ScsiController):
+            self.controller.negotiated(lambda: self.server.features)
         return self.server
 
     def dial(self, *, rings: int = RINGS) -> VhostUserDialer:
@@ -72,26 +77,34 @@ def scene(
     directory: Path,
     addresses: tuple[tuple[int, int], ...] = ((0, 0),),
     *,
-    make: MakeController = ReferenceController,
+    make: MakeController | None = ReferenceController,
     rings: int = RINGS,
 ) -> Iterator[Scene]:
+    """Units at these targets and LUNs; ``make`` None is the fast path's controller."""
     emulated: dict[Address, EmulatedUnit] = {}
     with SqliteStore(directory / "state.db") as store:
-        domain = Domain()
         broken: list[tuple[int, str]] = []
+
+        def note(index: int, why: str) -> None:
+            broken.append((index, why))
+
+        whole = ScsiController("guest g", rings, broken=note) if make is None else None
+        domain = Domain() if whole is None else whole.domain
         for target, lun in addresses:
             unit = EmulatedUnit(16 * MIB, serial=f"t{target}l{lun}")
             nexus = unit.nexus(US)
             snooper = Snooper("g", lun, read_identity(nexus).name, store, migrate_pr=True, initiator=US, rtpi=1)
-            domain.add(Address(target, lun), GuestUnit("g", lun, nexus, snooper))
+            guest_unit = GuestUnit("g", lun, nexus, snooper)
             emulated[Address(target, lun)] = unit
-        handler = ControllerHandler("guest g", domain, broken=lambda index, why: broken.append((index, why)))
-        controller = make(handler, rings)
-        if isinstance(controller, Controller):
-            for address, unit in emulated.items():
-                guest_unit = domain.unit(address)
-                port = BlockPort(unit.medium, guest_unit.device.gate)
-                controller.attach(*address, port, waiting=guest_unit.snooper.attentions.waiting)
+            if whole is None:
+                domain.add(Address(target, lun), guest_unit)
+            else:
+                whole.attach(Address(target, lun), guest_unit, BlockPort(unit.medium, nexus.gate))
+        if whole is None:
+            handler = ControllerHandler("guest g", domain, broken=note)
+            controller = make(handler, rings)
+        else:
+            handler, controller = whole.handler, whole
         made = Scene(directory, store, domain, handler, controller, emulated, broken=broken)
         try:
             yield made

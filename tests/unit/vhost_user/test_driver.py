@@ -11,6 +11,7 @@ from pyproxy.driver.memory import GuestRam
 from pyproxy.driver.scsi import ScsiDriver
 from pyproxy.driver.virtqueue import Buffer
 from pyproxy.frontend.virtio_scsi.lun import WELL_KNOWN, Address
+from tests.unit.vhost_user.scene import scene
 
 INQUIRY = bytes.fromhex("12 00 00 00 60 00")
 TEST_UNIT_READY = bytes(6)
@@ -301,7 +302,12 @@ def test_a_broken_ring_is_told_and_the_others_go_on(scenes):
     driver.close()
 
 
-def test_the_well_known_unit(guest, driver):
-    answer = driver.execute(bytes.fromhex("a0 00 02 00 00 00 00 00 01 00 00 00"), data_in=256, address=WELL_KNOWN)
-    assert (answer.response, answer.status) == (OK, GOOD)
-    assert answer.data.hex() == "0000001000000000c1010000000000000000000000000000"
+def test_the_well_known_unit(tmp_path):
+    with scene(tmp_path) as guest:
+        guest.listen()
+        driver = ScsiDriver(FrontEnd.connect(guest.path))
+        driver.start()
+        answer = driver.execute(bytes.fromhex("a0 00 02 00 00 00 00 00 01 00 00 00"), data_in=256, address=WELL_KNOWN)
+        assert (answer.response, answer.status) == (OK, GOOD)
+        assert answer.data.hex() == "0000001000000000c1010000000000000000000000000000"
+        driver.close()
