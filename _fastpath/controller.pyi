@@ -85,6 +85,9 @@ class Controller:
     def set_inflight(self, descriptor: int, offset: int, size: int, queues: int, queue_size: int) -> None:
         """Use this inflight region for queues started from now on; the descriptor stays the caller's."""
 
+    def drop_inflight(self) -> None:
+        """Start queues without an inflight region from now on; ValueError while any queue is started."""
+
     def start_queue(
         self,
         index: int,

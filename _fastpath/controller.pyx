@@ -279,6 +279,13 @@ cdef class Controller:
         with self.lock:
             self.inflight = InflightRegion(descriptor, offset, size, queues, queue_size)
 
+    def drop_inflight(self):
+        with self.lock:
+            for index in range(self.queue_count):
+                if self.queues[index] is not NULL:
+                    raise ValueError(f"queue {index} is started and may use the inflight region")
+            self.inflight = None
+
     # --- queues ---
 
     cdef queue *_started(self, int index) except NULL:

@@ -98,6 +98,14 @@ class SetInflight:
 
 
 @dataclass(frozen=True, slots=True)
+class DropInflight:
+    """Start rings without such a region from now on."""
+
+    owned: ClassVar[tuple[int, ...]] = ()
+    handed_over: ClassVar[tuple[int, ...]] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class StartRing:
     """Begin to serve a ring. ``error`` stays the session's: a duplicate is handed over."""
 
@@ -170,6 +178,7 @@ Action: TypeAlias = (
     | SetLog
     | MakeInflight
     | SetInflight
+    | DropInflight
     | StartRing
     | StopRing
     | SetEnabled

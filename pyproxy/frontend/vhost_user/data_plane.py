@@ -49,6 +49,9 @@ class Controller(Protocol):
     def set_inflight(self, descriptor: int, offset: int, size: int, queues: int, queue_size: int, /) -> None:
         """Use the region that remembers what is in flight; the descriptor stays the caller's."""
 
+    def drop_inflight(self) -> None:
+        """Forget the region, which belonged to one front end; no ring is started."""
+
     def get_inflight(self, queues: int, queue_size: int, /) -> tuple[int, int, int]:
         """Make such a region: (descriptor that the caller closes, offset, size)."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import threading
@@ -13,6 +14,8 @@ from pyproxy.frontend.peers import PeerPolicy
 from pyproxy.frontend.vhost_user.counters import Counts
 from pyproxy.frontend.vhost_user.data_plane import DataPlane
 from pyproxy.frontend.vhost_user.seat import Seat
+
+log = logging.getLogger(__name__)
 
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
@@ -85,7 +88,11 @@ class VhostUserDialer:
                     error.strerror,
                 )
             return False
-        thread = self._seat.take(connected)
+        try:
+            thread = self._seat.take(connected)
+        except Exception:
+            log.exception("%s: the front end at %s could not be served", self.name, self.path)
+            return False
         if thread is None:
             return False
         thread.join()

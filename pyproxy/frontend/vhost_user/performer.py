@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pyproxy.frontend.vhost_user.actions import (
     Action,
     AddRegion,
+    DropInflight,
     MakeInflight,
     RemoveRegion,
     SetCall,
@@ -94,6 +95,8 @@ class Performer:
             case SetInflight():
                 area = action.area
                 controller.set_inflight(action.descriptor, area.offset, area.size, area.queues, area.queue_size)
+            case DropInflight():
+                controller.drop_inflight()
             case StartRing():
                 self._start(action)
             case StopRing():

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
 
-from pyproxy.frontend.vhost_user.actions import Action, SetEnabled, SetLog, SetMemory, StartRing, StopRing
+from pyproxy.frontend.vhost_user.actions import Action, DropInflight, SetEnabled, SetLog, SetMemory, StartRing, StopRing
 from pyproxy.frontend.vhost_user.features import ProtocolFeature
 from pyproxy.frontend.vhost_user.message import Message, MessageError, Request, encode_u64, name_of
 from pyproxy.frontend.vhost_user.state import Ring, RingPhase, State, without
@@ -153,6 +153,8 @@ class Session:
             self._pending = None
         actions: list[Action] = [StopRing(index) for index in self.state.started]
         actions += [SetEnabled(index, False) for index, ring in enumerate(self.state.rings) if ring.enabled]
+        if self.state.inflight:
+            actions.append(DropInflight())
         if self.state.logging:
             actions.append(SetLog(None))
         if self.state.memory.regions:
@@ -178,6 +180,8 @@ class Session:
         elif isinstance(action, SetEnabled):
             ring = replace(state.rings[action.index], enabled=action.enabled)
             self.state = state.with_ring(action.index, ring)
+        elif isinstance(action, DropInflight):
+            self.state = replace(state, inflight=False)
         elif isinstance(action, SetMemory):
             self.state = replace(state, memory=replace(state.memory, regions=action.regions))
 

@@ -76,6 +76,7 @@ class State:
     protocol: int = 0
     memory: MemoryTable = field(default_factory=MemoryTable)
     logging: bool = False
+    inflight: bool = False
 
     def negotiated(self, feature: ProtocolFeature) -> bool:
         """Whether a protocol feature was acknowledged."""

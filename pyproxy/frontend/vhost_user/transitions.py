@@ -15,6 +15,7 @@ from pyproxy.frontend.vhost_user import message as wire
 from pyproxy.frontend.vhost_user.actions import (
     Action,
     AddRegion,
+    DropInflight,
     MakeInflight,
     RemoveRegion,
     SetCall,
@@ -202,7 +203,9 @@ def _get_inflight(state: State, area: InflightArea, came: Descriptors) -> Change
         descriptor, offset, size = made
         return after, InflightArea(size, offset, area.queues, area.queue_size).encode(), (descriptor,)
 
-    return Change(state, (MakeInflight(area.queues, area.queue_size),), discard=came, settle=settle)
+    return Change(
+        replace(state, inflight=True), (MakeInflight(area.queues, area.queue_size),), discard=came, settle=settle
+    )
 
 
 def _set_inflight(state: State, area: InflightArea, came: Descriptors) -> Change:
@@ -210,18 +213,21 @@ def _set_inflight(state: State, area: InflightArea, came: Descriptors) -> Change
     needed = inflight_size(area.queues, area.queue_size)
     if area.size < needed:
         raise Refused(f"an inflight region of {area.size} bytes, {needed} are needed")
-    return Change(state, (SetInflight(area, came[0]),))
+    return Change(replace(state, inflight=True), (SetInflight(area, came[0]),))
 
 
 # --- the whole device ---
 
 
 def _reset_device(state: State, _: None, came: Descriptors) -> Change:
-    stops = [StopRing(index) for index in state.started]
+    stops: list[Action] = [StopRing(index) for index in state.started]
     disables = [SetEnabled(index, False) for index, ring in enumerate(state.rings) if ring.enabled]
+    if state.inflight:
+        # A front end asks for a new one after a reset; what the old one says is of another life.
+        stops.append(DropInflight())
     kicks = held(*(ring.kick for ring in state.rings))
     rings = tuple(replace(ring, phase=RingPhase.STOPPED, enabled=False, base=0, kick=-1) for ring in state.rings)
-    return Change(replace(state, rings=rings), (*stops, *disables), discard=came + kicks)
+    return Change(replace(state, rings=rings, inflight=False), (*stops, *disables), discard=came + kicks)
 
 
 def _reset_owner(state: State, _: None, came: Descriptors) -> Change:

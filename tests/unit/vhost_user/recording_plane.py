@@ -89,6 +89,10 @@ class RecordingController:
         os.fstat(descriptor)
         self._note("set_inflight", offset, size, queues, queue_size)
 
+    def drop_inflight(self) -> None:
+        assert not self.started
+        self._note("drop_inflight")
+
     def get_inflight(self, queues: int, queue_size: int) -> tuple[int, int, int]:
         self._note("get_inflight", queues, queue_size)
         size = queues * ((16 + 16 * queue_size + 63) // 64 * 64)

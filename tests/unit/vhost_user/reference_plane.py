@@ -160,6 +160,10 @@ class ReferenceController:
         self.inflight = mmap.mmap(descriptor, size)
         return descriptor, 0, size
 
+    def drop_inflight(self):
+        with self.lock:
+            self.inflight = None
+
     def set_inflight(self, descriptor, offset, size, queues, queue_size):
         assert offset == 0
         with self.lock:

@@ -285,6 +285,17 @@ def test_another_connection_goes_on(guest, driver):
     assert guest.unit().state.key == 0x77
 
 
+def test_the_inflight_region_of_one_front_end_is_not_the_next_ones(guest):
+    """The next one has none; its rings begin where it says, not where the old region would have them."""
+    for without in (0, 1 << 12):
+        driver = ScsiDriver(FrontEnd.connect(guest.path))
+        driver.start(without_protocol=without)
+        for _ in range(5):
+            driver.execute(TEST_UNIT_READY)
+        assert (driver.inflight is None) is bool(without)
+        driver.close()
+
+
 def test_a_broken_ring_is_told_and_the_others_go_on(scenes):
     guest = scenes(rings=4)
     guest.listen(rings=4)

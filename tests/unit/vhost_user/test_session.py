@@ -660,6 +660,13 @@ def test_the_inflight_region():
         ):
             step = front.say(Request.SET_INFLIGHT_FD, wrong.encode(), 1, ack=True)
             assert step.reply.payload == FAILED
+        front.says(Request.RESET_DEVICE)
+        assert front.controller.names()[-1] == "drop_inflight"
+        front.says(Request.RESET_DEVICE)
+        assert front.controller.names().count("drop_inflight") == 1
+        front.says(Request.SET_INFLIGHT_FD, answer, 1)
+        front.end()
+        assert front.controller.names()[-1] == "drop_inflight"
 
 
 def test_reset_stops_and_disables_and_keeps_the_rest():
