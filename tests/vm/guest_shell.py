@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -64,8 +63,10 @@ class GuestShell:
         return output
 
     def eventually(self, command: str, seconds: float = COMMAND_SECONDS) -> str:
-        """Run a command again and again until it succeeds."""
-        return self.run(f"until {command}; do sleep 0.05; done", seconds=seconds)
+        """Run a command again and again until it succeeds; AssertionError where it never does."""
+        end = f"$(($(date +%s) + {int(seconds)}))"
+        loop = f'end={end}; until {command}; do [ "$(date +%s)" -lt $end ] || exit 1; sleep 0.05; done'
+        return self.run(loop, seconds=2 * seconds)
 
     def stop(self) -> None:
         """Let the guest power off."""
@@ -95,10 +96,3 @@ def guest_shell(shared: Path, *, cpus: int = 2, qemu_options: Sequence[str] = ()
         yield shell
         shell.stop()
         machine.wait(60)
-
-
-def tool(name: str) -> str:
-    """Fail with what to type where a tool of the host, which the guest sees too, is missing."""
-    found = subprocess.run(["sh", "-c", f"command -v {name}"], capture_output=True, check=False).returncode == 0
-    assert found, f"{name} is not installed; run tests/parts/install.sh test"
-    return name
