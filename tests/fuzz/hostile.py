@@ -69,7 +69,8 @@ print(f"{cases} cases in {time.monotonic() - began:.0f} s: {guest.used} chains u
 def sanitized() -> Path:
     """A directory with the extensions and the hostile driver compiled with AddressSanitizer; made once per content."""
     sources = [ROOT / "_fastpath" / f"{name}.c" for name in MODULES]
-    inputs = [*sources, *sorted((ROOT / "_fastpath").glob("*.h")), compiled.HERE / "hostile.pyx", Path(__file__)]
+    declarations = [path for kind in ("*.h", "*.pxd") for path in sorted((ROOT / "_fastpath").glob(kind))]
+    inputs = [*sources, *declarations, compiled.HERE / "hostile.pyx", Path(__file__)]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in inputs)).hexdigest()[:16]
     target = ROOT / ".cache" / "tests" / f"asan-{digest}"
     if (target / "complete").exists():
