@@ -98,6 +98,19 @@ cdef class HeldPort(Port):
         sgio_store(&self.finished_count, self.finished_count + 1)
         plane_signal(self.bell)
 
+    def let_go(self):
+        """Complete whatever is left and refuse the rest, so that a test that failed can end."""
+        self.die(19)
+        cdef uint32_t n
+        cdef uint32_t m
+        cdef bint known
+        for n in range(sgio_load(&self.started_count)):
+            known = False
+            for m in range(self.finished_count):
+                known |= self.finished[m] == self.started[n]
+            if not known:
+                self.finish(n)
+
     def die(self, uint32_t error):
         """Take no commands any more."""
         sgio_store(&self.dead, error)
