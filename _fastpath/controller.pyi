@@ -135,11 +135,12 @@ class Controller:
         *,
         verdicts: Verdicts | None = None,
         waiting: bytearray | None = None,
+        timeout_ms: int = 60_000,
     ) -> None:
         """Make a logical unit reachable; without a port every command is for the handler.
 
         ``waiting`` is the one byte that is set while a unit attention waits; its size must never change. Without
-        ``verdicts`` all goes straight but PERSISTENT RESERVE. Raises ValueError where the address is taken.
+        ``verdicts`` all goes straight but PERSISTENT RESERVE. ``timeout_ms`` is what a port's commands are given. Raises ValueError where the address is taken.
         """
 
     def detach(self, target: int, lun: int) -> None:

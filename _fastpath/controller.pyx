@@ -14,7 +14,7 @@ from _fastpath.block_port cimport BlockPort
 from _fastpath.port cimport Port
 from _fastpath.verdict cimport Verdicts
 from _fastpath.virtio_scsi cimport (
-    CONTROL_QUEUE, EVENT_BYTES, EVENT_QUEUE, FIRST_REQUEST_QUEUE, REQUEST_BYTES, REQUEST_BYTES_T10_PI, UNIT_BLOCKS,
+    CONTROL_QUEUE, DEFAULT_TIMEOUT_MS, EVENT_BYTES, EVENT_QUEUE, FIRST_REQUEST_QUEUE, REQUEST_BYTES, REQUEST_BYTES_T10_PI, UNIT_BLOCKS,
     UNIT_PORT, UNIT_PYTHON, queue_close, queue_open,
 )
 from _fastpath.virtqueue cimport (
@@ -479,7 +479,8 @@ cdef class Controller:
             each = each.following
         return each
 
-    def attach(self, int target, int lun, port=None, *, Verdicts verdicts=None, waiting=None):
+    def attach(self, int target, int lun, port=None, *, Verdicts verdicts=None, waiting=None,
+               uint32_t timeout_ms=DEFAULT_TIMEOUT_MS):
         cdef attached_unit *unit
         cdef Py_buffer view
         if not 0 <= target <= 255 or not 0 <= lun <= 16383:
@@ -492,6 +493,7 @@ cdef class Controller:
                 raise MemoryError
             unit.target = target
             unit.lun = lun
+            unit.timeout_ms = max(timeout_ms, 1)
             if verdicts is not None:
                 unit.verdicts = &verdicts.table
             try:

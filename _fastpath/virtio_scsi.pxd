@@ -47,6 +47,7 @@ cdef enum:
     REQUEST_FROM_PYTHON = 3  # answered
 
     MAX_DATA_BYTES = 64 << 20
+    DEFAULT_TIMEOUT_MS = 60_000
     NO_TARGET = -1
 
 
@@ -57,6 +58,7 @@ cdef struct attached_unit:
     int lun
     int kind
     bint detaching
+    uint32_t timeout_ms
     block_unit blocks
     void *port  # a borrowed Port
     const verdict_table *verdicts  # NULL: straight, but for the PR lane

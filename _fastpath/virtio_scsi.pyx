@@ -15,7 +15,6 @@ cdef enum:
     ADDRESS_METHOD = 0xC0
     FLAT_SPACE = 0x40
     MORE_PIECES = 8  # than descriptors: cuts at header and response, and between regions
-    DEFAULT_TIMEOUT_MS = 60_000
 
     DID_NO_CONNECT = 0x01
     DID_BUS_BUSY = 0x02
@@ -141,7 +140,6 @@ cdef int request_parse(request *self, bint t10_pi) noexcept nogil:
         return VIRTIO_SCSI_BAD_TARGET
     memcpy(command.cdb, cdb, VIRTIO_CDB_BYTES)
     memcpy(&command.tag, self.header + 8, 8)
-    command.timeout_ms = DEFAULT_TIMEOUT_MS
     command.cdb_length = VIRTIO_CDB_BYTES
     command.direction = SG_NONE
     command.transfer_length = 0

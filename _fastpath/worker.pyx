@@ -153,6 +153,7 @@ cdef void _to_port(worker *self, request *one) noexcept nogil:
     cdef attached_unit *unit = one.unit
     cdef worker *owner = <worker *>unit.owner
     one.command.cdb_length = <uint8_t>one.parsed.cdb_length
+    one.command.timeout_ms = unit.timeout_ms
     if one.command.iovec_count > SG_MAX_IOVECS:
         _refuse(self, one, VIRTIO_SCSI_FAILURE)
         return
@@ -302,7 +303,7 @@ cdef void _expect(queue *owner, const chain *buffers) noexcept nogil:
     cdef size_t line
     if unit is NULL or unit.kind != UNIT_BLOCKS or unit.blocks.medium.base is NULL:
         return
-    if buffers.header_count != 1 or owner.header_bytes != REQUEST_BYTES or buffers.in_bytes == 0:
+    if buffers.header_count != 1 or buffers.header_bytes != REQUEST_BYTES or buffers.in_bytes == 0:
         return
     cdb = <const uint8_t *>buffers.pieces[0].iov_base + CDB_AT
     if cdb[0] & 0xE0 == 0x80:
