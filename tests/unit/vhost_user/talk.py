@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pyproxy.frontend.vhost_user import message as wire
+from pyproxy.frontend.vhost_user.data_plane import DataPlane
 from pyproxy.frontend.vhost_user.message import (
     InflightArea,
     LogArea,
@@ -38,14 +39,20 @@ def address_of(index: int, *, log: int | None = None, moved: int = 0) -> VringAd
 
 
 class Talk:
-    def __init__(self, rings: int = 4) -> None:
+    def __init__(
+        self,
+        rings: int = 4,
+        plane: DataPlane | None = None,
+        make_descriptor: Callable[[], int] = lambda: os.eventfd(0),
+    ) -> None:
         self.controller = RecordingController()
-        self.performer = Performer(self.controller.plane())
+        self.performer = Performer(plane or self.controller.plane())
         self.session = Session(rings)
+        self._make_descriptor = make_descriptor
 
     def say(self, request: int, payload: bytes = b"", descriptors: int = 0, *, ack: bool = False) -> Step:
         """Do as the connection does; a reply's descriptors are closed like sent ones."""
-        came = tuple(os.eventfd(0) for _ in range(descriptors))
+        came = tuple(self._make_descriptor() for _ in range(descriptors))
         step = self.session.receive(Message(request, payload, came, ack))
         if step.actions:
             try:

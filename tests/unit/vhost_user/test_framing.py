@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyproxy.frontend.vhost_user.framing import Assembler
@@ -38,6 +38,7 @@ def test_pieces_of_one_size(size):
     assert not assembler.begun
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_any_pieces(data):
     assembler = Assembler()

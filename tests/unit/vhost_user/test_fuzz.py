@@ -9,10 +9,12 @@ import threading
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from _fastpath.controller import Controller
 from pyproxy.frontend.complaints import Complaints
 from pyproxy.frontend.peers import peer_of
 from pyproxy.frontend.vhost_user import message as wire
 from pyproxy.frontend.vhost_user.connection import Connection
+from pyproxy.frontend.vhost_user.data_plane import DataPlane
 from pyproxy.frontend.vhost_user.message import (
     Header,
     InflightArea,
@@ -24,7 +26,7 @@ from pyproxy.frontend.vhost_user.message import (
     VringDescriptor,
     VringState,
 )
-from pyproxy.frontend.vhost_user.transitions import ANSWERED
+from pyproxy.frontend.vhost_user.transitions import ANSWERED, RULES, inflight_size
 from tests.unit.vhost_user.recording_plane import RecordingController
 from tests.unit.vhost_user.talk import EXAMPLES, FEATURES, LOG_ALL, OFFERED_PROTOCOL, Talk, open_descriptors
 
@@ -189,3 +191,88 @@ def test_a_good_stream_in_any_pieces(data):
         "110000000500000008000000 0400000000000000"
         "0b0000000500000008000000 0100000000000000"
     ).replace(" ", "")
+
+
+MEMORY = 1 << 20
+USER = 0x7F00_0000_0000
+ram = st.builds(
+    MemoryRegion, st.sampled_from([0, MEMORY, 1 << 32]), st.just(MEMORY), st.sampled_from([USER, USER * 2]), st.just(0)
+)
+aligned = st.sampled_from([USER + page * 0x4000 for page in range(16)])
+ring_index = st.integers(0, RINGS - 1)
+REAL_PAYLOADS = {
+    Request.SET_MEM_TABLE: st.lists(ram, min_size=1, max_size=2).map(wire.encode_memory_table),
+    Request.ADD_MEM_REG: ram.map(wire.encode_single_region),
+    Request.REM_MEM_REG: ram.map(wire.encode_single_region),
+    Request.SET_VRING_ADDR: st.builds(
+        VringAddress, ring_index, st.integers(0, 1), aligned, aligned, aligned, st.just(0x8000)
+    ).map(VringAddress.encode),
+    Request.SET_VRING_NUM: st.builds(VringState, ring_index, st.sampled_from([1, 64, 256])).map(VringState.encode),
+    Request.SET_VRING_BASE: st.builds(VringState, ring_index, st.sampled_from([0, 65535])).map(VringState.encode),
+    Request.GET_VRING_BASE: st.builds(VringState, ring_index, st.just(0)).map(VringState.encode),
+    Request.SET_VRING_ENABLE: st.builds(VringState, ring_index, st.integers(0, 1)).map(VringState.encode),
+    Request.SET_VRING_KICK: ring_index.map(lambda index: VringDescriptor(index, True).encode()),
+    Request.SET_VRING_CALL: st.builds(VringDescriptor, ring_index, st.booleans()).map(VringDescriptor.encode),
+    Request.SET_VRING_ERR: st.builds(VringDescriptor, ring_index, st.booleans()).map(VringDescriptor.encode),
+    Request.SET_FEATURES: st.sampled_from([FEATURES, FEATURES | LOG_ALL]).map(wire.encode_u64),
+    Request.SET_LOG_BASE: st.just(LogArea(4096, 0).encode()),
+    Request.GET_INFLIGHT_FD: st.just(InflightArea(0, 0, RINGS, 256).encode()),
+    Request.SET_INFLIGHT_FD: st.just(InflightArea(inflight_size(RINGS, 256), 0, RINGS, 256).encode()),
+    Request.RESET_DEVICE: st.just(b""),
+}
+OFTEN = (Request.SET_VRING_ADDR, Request.SET_VRING_KICK, Request.SET_VRING_CALL, Request.GET_VRING_BASE)
+
+
+@st.composite
+def shaped(draw: st.DrawFn) -> tuple[Request, bytes, int, bool]:
+    """A request that is well formed, whether it can be granted or not."""
+    request = draw(st.sampled_from([*REAL_PAYLOADS, *(OFTEN * 3)]))
+    payload = draw(REAL_PAYLOADS[request])
+    rule = RULES[request]
+    count = 0 if rule.count is None else rule.count(rule.decode(payload))
+    return request, payload, count, draw(st.sampled_from([True] * 9 + [False]))
+
+
+class NoHandler:
+    """Guest memory is all zeros, so no command ever comes; a ring may break."""
+
+    def execute(self, *_: object) -> tuple[int, int, bytes, bytes, int]:
+        return 9, 0, b"", b"", 0
+
+    def control(self, _: bytes) -> bytes:
+        return b""
+
+    def inspect(self, *_: object) -> None:
+        pass
+
+    def queue_broken(self, *_: object) -> None:
+        pass
+
+
+def memory_file() -> int:
+    descriptor = os.memfd_create("fuzz")
+    os.ftruncate(descriptor, MEMORY)
+    return descriptor
+
+
+def test_any_messages_to_the_fast_path():
+    """One data plane through all of it: each session has to leave it as it found it."""
+    with Controller(NoHandler(), RINGS) as controller:
+        before = open_descriptors()
+
+        @settings(max_examples=250, deadline=None)
+        @given(st.lists(shaped(), max_size=30))
+        def run(said):
+            front = Talk(RINGS, DataPlane.of(controller), memory_file)
+            front.negotiate()
+            front.says(Request.SET_MEM_TABLE, wire.encode_memory_table([MemoryRegion(0, MEMORY, USER, 0)]), 1)
+            for index in range(RINGS):
+                front.says(Request.SET_VRING_NUM, VringState(index, 64).encode())
+            for request, payload, descriptors, ack in said:
+                if front.say(request, payload, descriptors, ack=ack).close is not None:
+                    break
+            front.end()
+            assert open_descriptors() == before
+
+        run()
+        assert controller.counts()["handler_failures"] == 0

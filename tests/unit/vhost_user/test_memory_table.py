@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyproxy.frontend.vhost_user.memory_table import MemoryTable
@@ -57,6 +57,7 @@ def test_removing_matches_the_place_alone():
             table.removing(wrong)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 64), st.integers(0, 8)), max_size=12))
 def test_any_regions(places):
     """Whatever is accepted covers each page once."""

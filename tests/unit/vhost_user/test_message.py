@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyproxy.frontend.vhost_user import message as wire
@@ -180,16 +180,19 @@ u32 = st.integers(0, 2**32 - 1)
 u64 = st.integers(0, 2**64 - 1)
 
 
+@settings(deadline=None)
 @given(st.builds(VringAddress, u32, u32, u64, u64, u64, u64))
 def test_round_trip_of_addresses(value):
     assert VringAddress.decode(value.encode()) == value
 
 
+@settings(deadline=None)
 @given(st.lists(st.builds(MemoryRegion, u64, u64, u64, u64), max_size=8))
 def test_round_trip_of_tables(regions):
     assert wire.decode_memory_table(wire.encode_memory_table(regions)) == tuple(regions)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_decoders_raise_nothing_else(data):
     for decode in (

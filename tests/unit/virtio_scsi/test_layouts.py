@@ -7,7 +7,7 @@ import struct
 import subprocess
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyproxy.driver import scsi as driver
@@ -65,6 +65,7 @@ def test_lun_fields_that_lead_nowhere(text):
     assert decode_lun(bytes.fromhex(text)) is None
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=8, max_size=8))
 def test_any_lun_field(field):
     address = decode_lun(field)
@@ -116,6 +117,7 @@ def test_control_answers():
     assert CONTROL[3][0].answer(Response.BAD_TARGET) == bytes.fromhex("00000000 03")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40))
 def test_any_control_request(data):
     decoded = decode_control(data)
