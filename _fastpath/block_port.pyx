@@ -7,11 +7,11 @@ left to Python, which executes the same command again and answers it.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from _fastpath.blocks cimport iovec, medium_flush, medium_rw, medium_state
+from _fastpath.blocks cimport iovec, medium_flush, medium_rw
 from _fastpath.cdb cimport parsed_cdb, scale_for
 from _fastpath.gate cimport (
     ACCESS_ALWAYS, ACCESS_READ, ACCESS_WRITE, ADMIT_GO, GATE_TASK_ABORTED, GATE_WRITE_PROTECTED, GATE_WRITE_THROUGH,
-    NexusGate, gate_admit, gate_enter, gate_leave, nexus_gate,
+    NexusGate, gate_admit, gate_enter, gate_leave,
 )
 from _fastpath.medium cimport Medium
 

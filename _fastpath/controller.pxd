@@ -7,7 +7,7 @@ from _fastpath.guest_memory cimport DirtyLog, GuestMemory
 from _fastpath.inflight cimport InflightRegion
 from _fastpath.service cimport Service
 from _fastpath.virtio_scsi cimport attached_unit, queue
-from _fastpath.worker cimport worker
+from _fastpath.worker_state cimport worker
 
 
 cdef enum:

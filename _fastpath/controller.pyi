@@ -46,13 +46,15 @@ class Handler(Protocol):
         """
 
     def inspect(self, target: int, lun: int, cdb: bytes, kind: int, asc: int, ascq: int) -> None:
-        """A command of a port ended in a way that concerns reservations; ``kind`` is an EVENT_* of _fastpath.lanes.
+        """Take note of how a port's command ended, where that concerns reservations.
+
+        ``kind`` is an EVENT_* of _fastpath.lanes.
 
         EVENT_OVERFLOW, with target and LUN -1, says that such events were lost.
         """
 
     def queue_broken(self, index: int, reason: str) -> None:
-        """A queue was stopped for good because the guest violated the ring's structure."""
+        """Take note that a queue was stopped for good because the guest violated the ring's structure."""
 
 @final
 class Controller:
@@ -140,7 +142,8 @@ class Controller:
         """Make a logical unit reachable; without a port every command is for the handler.
 
         ``waiting`` is the one byte that is set while a unit attention waits; its size must never change. Without
-        ``verdicts`` all goes straight but PERSISTENT RESERVE. ``timeout_ms`` is what a port's commands are given. Raises ValueError where the address is taken.
+        ``verdicts`` all goes straight but PERSISTENT RESERVE. ``timeout_ms`` is what a port's commands are given.
+        Raises ValueError where the address is taken.
         """
 
     def detach(self, target: int, lun: int) -> None:

@@ -7,21 +7,22 @@ microseconds that takes; what must not be in use is drained before.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
 from posix.unistd cimport close, usleep
 
 from _fastpath.block_port cimport BlockPort
+from _fastpath.dispatch cimport queue_notify, wake
 from _fastpath.port cimport Port
 from _fastpath.verdict cimport Verdicts
 from _fastpath.virtio_scsi cimport (
-    CONTROL_QUEUE, DEFAULT_TIMEOUT_MS, EVENT_BYTES, EVENT_QUEUE, FIRST_REQUEST_QUEUE, REQUEST_BYTES, REQUEST_BYTES_T10_PI, UNIT_BLOCKS,
+    DEFAULT_TIMEOUT_MS, EVENT_BYTES, EVENT_QUEUE, FIRST_REQUEST_QUEUE, REQUEST_BYTES, REQUEST_BYTES_T10_PI, UNIT_BLOCKS,
     UNIT_PORT, UNIT_PYTHON, queue_close, queue_open,
 )
 from _fastpath.virtqueue cimport (
     MAX_QUEUE_SIZE, RING_MEMORY_GONE, chain_write, vring_publish, vring_push, vring_silence, vring_take, vring_waiting,
     vring_walk,
 )
-from _fastpath.worker cimport queue_notify, wake, worker_close, worker_open, worker_pass, worker_run
+from _fastpath.worker cimport worker_close, worker_open, worker_pass, worker_run
+from _fastpath.worker_state cimport worker_counts
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
 
 import os
@@ -50,6 +51,13 @@ FEATURES = F_HOTPLUG | F_CHANGE | F_LOG_ALL | F_ANY_LAYOUT | F_INDIRECT_DESC | F
 
 EVENTS_MISSED = 1 << 31
 DEFAULT_POLL_US = 50
+
+# The members of worker_counts, in order.
+_COUNTS = (
+    "requests", "inline", "port", "python", "bytes_in", "bytes_out", "malformed", "kicks", "notifications", "sleeps",
+    "passes",
+)
+assert len(_COUNTS) * sizeof(uint64_t) == sizeof(worker_counts)
 
 cdef enum:
     T10_PI_BIT = 3
@@ -561,27 +569,15 @@ cdef class Controller:
             if self.queues[i] is not NULL and self.queues[i].last_unit is unit:
                 self.queues[i].last_unit = NULL
 
-    # --- the rest ---
-
     def counts(self):
-        cdef worker *each
+        cdef const uint64_t *counts
         cdef int i
-        total = dict.fromkeys((
-            "requests", "inline", "port", "python", "bytes_in", "bytes_out", "malformed", "kicks", "notifications",
-            "sleeps", "passes"), 0)
+        cdef int number
+        total = dict.fromkeys(_COUNTS, 0)
         for i in range(self.worker_count):
-            each = &self.workers[i]
-            total["requests"] += each.counts.requests
-            total["inline"] += each.counts.inline_commands
-            total["port"] += each.counts.port_commands
-            total["python"] += each.counts.python_commands
-            total["bytes_in"] += each.counts.bytes_in
-            total["bytes_out"] += each.counts.bytes_out
-            total["malformed"] += each.counts.malformed
-            total["kicks"] += each.counts.kicks
-            total["notifications"] += each.counts.notifications
-            total["sleeps"] += each.counts.sleeps
-            total["passes"] += each.counts.passes
+            counts = <const uint64_t *>&self.workers[i].counts
+            for number, name in enumerate(_COUNTS):
+                total[name] += counts[number]
         with self.lock:
             broken = self.broken_queues
             for i in range(self.queue_count):

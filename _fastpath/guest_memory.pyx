@@ -123,7 +123,7 @@ def _checked(regions):
         raise ValueError(f"{len(regions)} memory regions are more than {MAX_MEMORY_REGIONS}")
     ordered = sorted(regions, key=lambda region: region[0])
     end = 0
-    for guest, size, user, _descriptor, offset in ordered:
+    for guest, size, user, _, offset in ordered:
         if min(guest, size, user, offset) < 0 or size == 0:
             raise ValueError(f"memory region {guest:#x}: a size of {size} bytes at offset {offset} is not possible")
         if guest + size > _LIMIT or user + size > _LIMIT or offset + size >= _LIMIT >> 1:
@@ -131,7 +131,8 @@ def _checked(regions):
         if guest < end:
             raise ValueError(f"memory region {guest:#x} overlaps the one before it, which ends at {end:#x}")
         end = guest + size
-    for (_, size, first, _, _), (_, _, second, _, _) in zip(by_user := sorted(ordered, key=lambda r: r[2]), by_user[1:]):
+    by_user = sorted(ordered, key=lambda region: region[2])
+    for (_, size, first, _, _), (_, _, second, _, _) in zip(by_user, by_user[1:]):
         if first + size > second:
             raise ValueError(f"memory regions at front end addresses {first:#x} and {second:#x} overlap")
     return ordered

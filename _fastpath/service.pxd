@@ -4,7 +4,7 @@
 from libc.stdint cimport uint32_t
 
 from _fastpath.virtio_scsi cimport attached_unit, queue, request
-from _fastpath.worker cimport python_side, worker
+from _fastpath.worker_state cimport python_side, worker
 
 
 cdef class Service:

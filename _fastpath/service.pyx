@@ -9,13 +9,14 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from _fastpath.cdb cimport parse_one
+from _fastpath.dispatch cimport wake, worker_return
 from _fastpath.lanes cimport LANE_EVENT_OVERFLOW
 from _fastpath.virtio_scsi cimport (
     CONTROL_QUEUE, CONTROL_REQUEST_BYTES, CONTROL_RESPONSE_BYTES, REQUEST_FROM_PYTHON, RESPONSE_SENSE,
-    VIRTIO_CDB_BYTES, VIRTIO_SCSI_FAILURE, VIRTIO_SCSI_FUNCTION_REJECTED, attached_unit, lun_decode, queue, request,
+    VIRTIO_CDB_BYTES, VIRTIO_SCSI_FAILURE, attached_unit, lun_decode, request,
 )
 from _fastpath.virtqueue cimport RING_REASONS, chain, chain_read, chain_write
-from _fastpath.worker cimport EVENT_ROOM, plane_event, pollfd, wake, worker, worker_return
+from _fastpath.worker_state cimport EVENT_ROOM, plane_event, pollfd, worker
 
 import logging
 

@@ -6,13 +6,13 @@ and the threads empty; each thread has a ring of its own for what is done.
 """
 
 from libc.errno cimport ENODEV
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free
 from posix.signal cimport sigdelset, sigfillset, sigset_t
 from posix.unistd cimport close
 
 from _fastpath.sgio cimport SG_MAX_IOVECS, bounce_free, fork_generation, sg_command
-from _fastpath.sgio_pool cimport execute_with, participant
+from _fastpath.sgio_pool cimport execute_with
 from _fastpath.sgio_sync cimport issue_v3
 
 import fcntl

@@ -1,8 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """A verdict per operation code and service action, filled once from Python and read by workers for every command."""
 
-from libc.stdint cimport uint16_t
-
 from _fastpath.cdb cimport ParsedCdb
 
 VARIABLE_LENGTH = 0x7F

@@ -6,8 +6,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from _fastpath.cdb cimport CDB_DIRECTION_IN, CDB_DIRECTION_OUT
-from _fastpath.sgio cimport SG_FATE_DONE, SG_FATE_UNKNOWN, SG_IN, SG_NONE, SG_OUT, SG_SENSE_SIZE, iovec
+from _fastpath.sgio cimport SG_FATE_DONE, SG_FATE_UNKNOWN, SG_IN, SG_NONE, SG_OUT, iovec
 from _fastpath.virtqueue cimport chain_mark, chain_read, chain_write, vring_close, vring_open, vring_push
 
 cdef enum:

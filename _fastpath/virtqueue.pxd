@@ -96,9 +96,9 @@ cdef void vring_close(vring *ring) noexcept nogil
 cdef int vring_waiting(vring *ring) noexcept nogil
 # Take the next one's head; only after vring_waiting said there is one. -EPROTO as above.
 cdef int vring_take(vring *ring) noexcept nogil
-# Hand back heads that were taken last but not looked at.
 cdef int vring_walk(
-    const vring *ring, const memory_table *memory, uint16_t head, uint32_t header_size, uint32_t response_size, chain *out
+    const vring *ring, const memory_table *memory, uint16_t head, uint32_t header_size, uint32_t response_size,
+    chain *out
 ) noexcept nogil
 cdef void vring_push(vring *ring, uint16_t head, uint32_t written) noexcept nogil
 cdef void vring_publish(vring *ring) noexcept nogil

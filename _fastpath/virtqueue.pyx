@@ -140,7 +140,8 @@ cdef inline int _fetch(
 
 
 cdef int vring_walk(
-    const vring *ring, const memory_table *memory, uint16_t head, uint32_t header_size, uint32_t response_size, chain *out
+    const vring *ring, const memory_table *memory, uint16_t head, uint32_t header_size, uint32_t response_size,
+    chain *out
 ) noexcept nogil:
     """Follow a chain and translate it: 0, or why it cannot be used (virtio 1.2 2.7.5).
 

@@ -3,7 +3,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from _fastpath.worker cimport worker
+from _fastpath.worker_state cimport worker
 
 
 cdef class DriverMemory:

@@ -16,13 +16,13 @@ class DriverMemory:
 
     def __init__(self, size: int, *, guest: int = ..., user: int = ...) -> None: ...
     def region(self) -> Region:
-        """What GuestMemory takes."""
+        """Return what GuestMemory takes."""
 
     def user_address(self, address: int) -> int:
-        """The front end's address of a guest address."""
+        """Return the front end's address of a guest address."""
 
     def view(self) -> memoryview:
-        """The whole memory, writable."""
+        """Return the whole memory, writable."""
 
 @final
 class DriverQueue:
@@ -60,10 +60,10 @@ class DriverQueue:
         """Whether the driver polls and wants no call."""
 
     def start_arguments(self) -> dict[str, int]:
-        """What Controller.start_queue takes; the descriptors are copies that become the controller's."""
+        """Return what Controller.start_queue takes; the descriptors are copies that become the controller's."""
 
     def free_slot(self) -> int:
-        """A slot that is not in use; IndexError where all are."""
+        """Find a slot that is not in use; IndexError where all are."""
 
     def submit(
         self,
@@ -98,7 +98,7 @@ class DriverQueue:
         """(slot, length) of the next completion; ValueError where the device used what it was not given."""
 
     def wait(self, timeout: float = 60.0) -> tuple[int, int]:
-        """The next completion; TimeoutError after so many seconds."""
+        """Wait for the next completion; TimeoutError after so many seconds."""
 
     def run(
         self,
@@ -116,7 +116,7 @@ class DriverQueue:
         """Run commands of one kind and return the nanoseconds it took.
 
         ``opcode`` is TEST UNIT READY (00h), READ or WRITE (10) or (16); ``span`` the blocks of the medium that are
-        used; ``verify`` writes each command's address and expects it when reading. ``stepped`` is a held
-        controller whose first worker runs in this thread, pass by pass, instead of in its own. Raises OSError where a command does
-        not end with GOOD or none ends any more.
+        used; ``verify`` writes each command's address and expects it when reading. ``stepped`` is a held controller
+        whose first worker runs in this thread, pass by pass, instead of in its own. Raises OSError where a command
+        does not end with GOOD or none ends any more.
         """

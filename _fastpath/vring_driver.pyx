@@ -16,7 +16,8 @@ from _fastpath.virtqueue cimport DESCRIPTOR_INDIRECT, DESCRIPTOR_NEXT, DESCRIPTO
     vring_descriptor
 from _fastpath.virtio_scsi cimport REQUEST_BYTES, RESPONSE_BYTES
 
-from _fastpath.worker cimport worker, worker_pass
+from _fastpath.worker cimport worker_pass
+from _fastpath.worker_state cimport worker
 
 import os
 import select
@@ -141,8 +142,7 @@ cdef class DriverQueue:
     def silent(self, bint yes):
         """Whether the driver polls and wants no call; with event indices an index far away says the same."""
         plane_store16(self.at(self.available), NO_NOTIFICATION if yes and not self.event_index else 0)
-        plane_store16(self.at(self.available) + 4 + 2 * self.size, <uint16_t>(self.seen_used - 1 if yes else
-                                                                             self.seen_used))
+        plane_store16(self.at(self.available) + 4 + 2 * self.size, <uint16_t>(self.seen_used - yes))
 
     def start_arguments(self):
         """What Controller.start_queue takes; the descriptors are copies that become the controller's."""

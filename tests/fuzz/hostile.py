@@ -25,6 +25,7 @@ MODULES = (
     "block_port",
     "blocks",
     "cdb",
+    "dispatch",
     "gate",
     "guest_memory",
     "lanes",

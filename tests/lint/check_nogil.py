@@ -24,7 +24,8 @@ REQUIRED = {
     "virtqueue": ("vring_waiting", "vring_take", "vring_walk", "vring_push", "vring_publish", "vring_must_notify"),
     "virtio_scsi": ("request_parse", "request_answer", "request_settle"),
     "block_port": ("block_execute",),
-    "worker": ("worker_run", "worker_pass", "_serve_queue", "_route", "_finish", "_run_port", "_sleep"),
+    "dispatch": ("serve_queue", "_execute", "_route", "_to_blocks", "_finish", "run_port"),
+    "worker": ("worker_run", "worker_pass", "_sleep"),
 }
 
 _DECLARATION = re.compile(

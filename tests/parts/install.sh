@@ -111,7 +111,7 @@ install_group() {
         ;;
     test | bench)
         # file and binutils tell virtme-ng the kernel's version; iproute2 brings the guest's loopback up.
-        install_packages qemu-system-x86 kmod udev busybox-static file binutils iproute2 procps \
+        install_packages valgrind qemu-system-x86 kmod udev busybox-static file binutils iproute2 procps \
             sg3-utils libiscsi-bin libiscsi-dev open-iscsi fio
         install_kernel
         ;;

@@ -10,6 +10,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from _fastpath.block_port cimport BlockPort
+from _fastpath.dispatch cimport worker_return
 from _fastpath.guest_memory cimport dirty_log, guest_region, memory_table
 from _fastpath.port cimport Port
 from _fastpath.sgio cimport SG_FATE_DONE, SG_IN, sg_command
@@ -19,7 +20,8 @@ from _fastpath.virtio_scsi cimport (
     queue_close, queue_open, request,
 )
 from _fastpath.virtqueue cimport chain_write, vring_descriptor
-from _fastpath.worker cimport python_side, worker, worker_close, worker_open, worker_pass, worker_return
+from _fastpath.worker cimport worker_close, worker_open, worker_pass
+from _fastpath.worker_state cimport python_side, worker
 
 cdef extern from "<sys/mman.h>" nogil:
     void *mmap(void *address, size_t length, int protection, int flags, int fd, int64_t offset)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -76,9 +77,7 @@ def test_an_empty_memory_has_nothing() -> None:
         ([(n * PAGE, PAGE, n * PAGE, 0) for n in range(MAX_MEMORY_REGIONS + 1)], "more than"),
     ],
 )
-def test_tables_that_make_no_sense(
-    descriptor: int, regions: list[tuple[int, int, int, int]], reason: str
-) -> None:
+def test_tables_that_make_no_sense(descriptor: int, regions: list[tuple[int, int, int, int]], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         GuestMemory([(guest, size, user, descriptor, offset) for guest, size, user, offset in regions])
 
@@ -103,7 +102,7 @@ def test_large_regions_lie_where_huge_pages_are_possible() -> None:
     memory = GuestMemory([(0, 6 << 20, 0, descriptor, 2 << 20)])
     memory.write(0, b"x")
     os.close(descriptor)
-    with open("/proc/self/maps") as maps:
+    with Path("/proc/self/maps").open() as maps:
         starts = [int(line.split("-")[0], 16) for line in maps if "memfd:guest" in line and " 00200000 " in line]
     assert starts
     assert all(start % (2 << 20) == 0 for start in starts)
@@ -237,7 +236,7 @@ print(seen)
 
 def test_mappings_are_given_back(descriptor: int) -> None:
     def mapped() -> int:
-        with open("/proc/self/maps") as maps:
+        with Path("/proc/self/maps").open() as maps:
             return sum("memfd:guest" in line for line in maps)
 
     before = mapped()

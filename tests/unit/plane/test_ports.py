@@ -7,13 +7,14 @@ import os
 import struct
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from _fastpath import lanes
-from _fastpath.guest_memory import DirtyLog, GuestMemory
 from _fastpath.controller import F_LOG_ALL
+from _fastpath.guest_memory import DirtyLog, GuestMemory
 from _fastpath.sg_port import SgPort
 from pyproxy.policy import verdicts
 from tests.unit.plane.compiled import compiled
@@ -224,7 +225,7 @@ def test_detach_waits_for_the_port_and_lets_nothing_new_in(rig: Held) -> None:
     while not rig.scene.handler.executed:
         # Until the unit is marked, commands still reach the port.
         rig.scene.queue.submit(TEST_UNIT_READY)
-        until(lambda: bool(rig.scene.handler.executed or rig.port.count > sent), "the command is somewhere")
+        until(lambda n=sent: bool(rig.scene.handler.executed or rig.port.count > n), "somewhere")  # type: ignore[misc]
         if rig.port.count > sent:
             rig.port.finish(sent)
             sent += 1
@@ -321,8 +322,7 @@ def test_the_threads_of_an_sg_port_sleep() -> None:
         os.close(null)
 
         def ticks() -> int:
-            with open("/proc/self/stat") as file:
-                fields = file.read().rsplit(")", 1)[1].split()
+            fields = Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()
             return int(fields[11]) + int(fields[12])
 
         last = -100

@@ -6,6 +6,7 @@ import os
 import select
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -125,9 +126,9 @@ def test_rings_that_cannot_be(change: dict[str, int], reason: str) -> None:
 def test_queue_numbers_that_do_not_exist() -> None:
     with Scene() as scene:
         for number in (-1, 3, 5000):
-            with pytest.raises(ValueError, match="there is no queue|not started"):
+            with pytest.raises(ValueError, match=r"there is no queue|not started"):
                 scene.controller.set_enabled(number, True)
-            with pytest.raises(ValueError, match="there is no queue|not started"):
+            with pytest.raises(ValueError, match=r"there is no queue|not started"):
                 scene.controller.set_call(number, -1)
             with pytest.raises(ValueError, match="there is no queue"):
                 scene.controller.start_queue(number, **scene.queue.start_arguments())
@@ -137,7 +138,7 @@ def test_queue_numbers_that_do_not_exist() -> None:
 
 def test_descriptors_are_closed_with_their_queue() -> None:
     def descriptors() -> int:
-        return len(os.listdir("/proc/self/fd"))
+        return len(list(Path("/proc/self/fd").iterdir()))
 
     before = descriptors()
     for _ in range(3):
@@ -378,7 +379,10 @@ def test_nested_indirect_tables_are_given_back_empty(ring: RawRing) -> None:
 def test_a_bad_chain_with_a_usable_response_is_a_failure(ring: RawRing, after: object) -> None:
     at = ring.scratch
     ring.table(
-        0, descriptor(at, 51, NEXT, 1), descriptor(at + 256, 108, WRITE | NEXT, 2), *after(at)  # type: ignore[operator]
+        0,
+        descriptor(at, 51, NEXT, 1),
+        descriptor(at + 256, 108, WRITE | NEXT, 2),
+        *after(at),  # type: ignore[operator]
     )
     ring.put(at + 256, b"\xee" * 108)
     ring.offer(0)

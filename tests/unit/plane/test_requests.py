@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterator
 
@@ -120,7 +121,7 @@ def test_data_in_both_directions_is_a_failure(scene: Scene) -> None:
 def pieces(total: int, cuts: list[int]) -> list[tuple[int, int]]:
     """(start, length) of the parts between cuts."""
     edges = sorted({0, total, *(cut % total for cut in cuts)})
-    return [(a, b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    return [(a, b - a) for a, b in itertools.pairwise(edges)]
 
 
 @settings(deadline=None, max_examples=150)
