@@ -43,6 +43,7 @@ class ScsiController:
         self.domain = Domain()
         self.handler = ControllerHandler(name, self.domain, timeout_ms=timeout_ms, reset=reset, broken=broken)
         self.plane = Controller(self.handler, queues, poll_us=poll_us, workers=workers)
+        self._timeout_ms = timeout_ms
         self._features: Callable[[], int] = lambda: 0
         self._announcer = Announcer(self.plane.send_event, lambda: self._features())
         self._lock = threading.Lock()
@@ -65,6 +66,7 @@ class ScsiController:
                     port,
                     verdicts=_verdicts(unit.rawio, unit.snooper.migrate_pr),
                     waiting=unit.snooper.attentions.waiting,
+                    timeout_ms=self._timeout_ms,
                 )
             except BaseException:
                 self.domain.remove(address)
