@@ -15,12 +15,9 @@ from _fastpath.port cimport Port
 from _fastpath.verdict cimport Verdicts
 from _fastpath.virtio_scsi cimport (
     DEFAULT_TIMEOUT_MS, EVENT_BYTES, EVENT_QUEUE, FIRST_REQUEST_QUEUE, REQUEST_BYTES, REQUEST_BYTES_T10_PI, UNIT_BLOCKS,
-    UNIT_PORT, UNIT_PYTHON, queue_close, queue_open,
+    UNIT_PORT, UNIT_PYTHON, queue_close, queue_deliver, queue_open,
 )
-from _fastpath.virtqueue cimport (
-    MAX_QUEUE_SIZE, RING_MEMORY_GONE, chain_write, vring_publish, vring_push, vring_silence, vring_take, vring_waiting,
-    vring_walk,
-)
+from _fastpath.virtqueue cimport MAX_QUEUE_SIZE, RING_MEMORY_GONE
 from _fastpath.worker cimport worker_close, worker_open, worker_pass, worker_run
 from _fastpath.worker_state cimport worker_counts
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
@@ -400,7 +397,8 @@ cdef class Controller:
             _close(one.call)
             one.call = descriptor
             one.ring.signalled_valid = False
-            queue_notify(one, True)
+            if not one.ring.broken:  # a broken one may have no memory any more
+                queue_notify(one, True)
             self._resume()
 
     def set_error(self, int index, int descriptor):
@@ -438,39 +436,18 @@ cdef class Controller:
 
     def send_event(self, event):
         cdef queue *one
-        cdef uint8_t raw[EVENT_BYTES]
-        cdef int head
-        cdef int walked
-        cdef uint64_t written
+        cdef const unsigned char[::1] raw
         if len(event) != EVENT_BYTES:
             raise ValueError(f"a virtio-scsi event has {EVENT_BYTES} bytes, not {len(event)}")
         with self.lock:
-            one = self.queues[EVENT_QUEUE]
-            if one is NULL or not one.running or vring_waiting(&one.ring) <= 0:
-                self.events_missed = True
-                return False
-            vring_silence(&one.ring)
-            head = vring_take(&one.ring)
-            if head < 0:
-                self.events_missed = True
-                return False
             if self.events_missed:
                 event = (int.from_bytes(event[:4], "little") | EVENTS_MISSED).to_bytes(4, "little") + event[4:]
-                self.events_missed = False
-            for i, value in enumerate(event):
-                raw[i] = value
-            walked = vring_walk(&one.ring, one.memory, <uint16_t>head, 0, 0, &one.requests[head].buffers)
-            written = 0
-            if walked == 0 and one.requests[head].buffers.in_bytes >= EVENT_BYTES:
-                written = chain_write(
-                    one.ring.log, &one.requests[head].buffers.pieces[one.requests[head].buffers.out_count],
-                    &one.requests[head].buffers.addresses[one.requests[head].buffers.out_count],
-                    one.requests[head].buffers.in_count, raw, EVENT_BYTES)
-            vring_push(&one.ring, <uint16_t>head, <uint32_t>written)
-            vring_publish(&one.ring)
-            queue_notify(one, False)
-            self.events_missed = written == 0
-            return written != 0
+            raw = event
+            one = self.queues[EVENT_QUEUE]
+            self.events_missed = one is NULL or not one.running or not queue_deliver(one, &raw[0], EVENT_BYTES)
+            if one is not NULL and not one.ring.broken:
+                queue_notify(one, False)
+            return not self.events_missed
 
     # --- units ---
 

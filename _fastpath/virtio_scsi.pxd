@@ -129,3 +129,5 @@ cdef int lun_decode(const uint8_t *field, int *target, int *lun) noexcept nogil
 cdef attached_unit *unit_find(queue *self, int target, int lun) noexcept nogil
 cdef int queue_open(queue *self, int index, uint16_t size) noexcept nogil
 cdef void queue_close(queue *self) noexcept nogil
+# Write ``length`` bytes into the next buffer the guest gave, and publish it; False where it has none that is enough.
+cdef bint queue_deliver(queue *self, const void *source, uint32_t length) noexcept nogil

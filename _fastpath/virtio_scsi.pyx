@@ -7,7 +7,10 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from _fastpath.sgio cimport SG_FATE_DONE, SG_FATE_UNKNOWN, SG_IN, SG_NONE, SG_OUT, iovec
-from _fastpath.virtqueue cimport chain_mark, chain_read, chain_write, vring_close, vring_open, vring_push
+from _fastpath.virtqueue cimport (
+    chain_mark, chain_read, chain_write, vring_close, vring_open, vring_publish, vring_push, vring_silence, vring_take,
+    vring_waiting, vring_walk,
+)
 
 cdef enum:
     LUN_SINGLE_LEVEL = 1  # byte 0 of the LUN field
@@ -219,3 +222,22 @@ cdef void request_answer(request *self) noexcept nogil:
     chain_write(log, &buffers.pieces[at], &buffers.addresses[at], buffers.response_count, &out, sizeof(out))
     vring_push(&owner.ring, self.head, RESPONSE_BYTES + <uint32_t>min(self.written, buffers.in_bytes - min(
         self.residual, buffers.in_bytes)))
+
+
+cdef bint queue_deliver(queue *self, const void *source, uint32_t length) noexcept nogil:
+    cdef chain *buffers
+    cdef uint64_t written = 0
+    cdef int head
+    if vring_waiting(&self.ring) <= 0:
+        return False
+    vring_silence(&self.ring)
+    head = vring_take(&self.ring)
+    if head < 0:
+        return False
+    buffers = &self.requests[head].buffers
+    if vring_walk(&self.ring, self.memory, <uint16_t>head, 0, 0, buffers) == 0 and buffers.in_bytes >= length:
+        written = chain_write(self.ring.log, &buffers.pieces[buffers.out_count], &buffers.addresses[buffers.out_count],
+                              buffers.in_count, source, length)
+    vring_push(&self.ring, <uint16_t>head, <uint32_t>written)
+    vring_publish(&self.ring)
+    return written != 0

@@ -454,6 +454,9 @@ def test_memory_is_replaced_under_running_queues() -> None:
         with pytest.raises(ValueError, match="not in the new memory"):
             scene.controller.set_memory(GuestMemory([more.region()]))
         until(lambda: scene.controller.broken(2), "the queue is stopped")
+        for index in (0, 1, 2):
+            scene.controller.set_call(index, os.eventfd(0))
+        assert scene.controller.send_event(bytes(16)) is False
 
 
 def test_buffers_over_several_regions() -> None:
