@@ -133,9 +133,8 @@ def test_a_reservation_of_another_nexus_is_a_conflict_and_an_event(lio):
     second.close()
 
 
-def test_a_deleted_device_is_a_bad_target(lio):
-    unit = lio.fresh(1)
-    nodes = unit.nexuses[0].nodes
+def test_a_deleted_device_is_a_bad_target(scsi_debug):
+    (nodes,) = scsi_debug(dev_size_mb=8, delay=0)
     drain(nodes)
     handle = os.open(nodes.sg, os.O_RDWR | os.O_NONBLOCK)
     port = SgPort(handle, 2)
