@@ -60,9 +60,9 @@ class IscsiEngine(Engine):
     ) -> tuple[int, str] | None:
         """Connect and log in; None when that is done or there was a session already.
 
-        Otherwise how far it came (1: no connection, 2: refused by the target, 3: not in time, 4: not possible here) and
-        the library's words. Sends no command, so that no unit attention is eaten. A host name is resolved by the
-        system, which may take its time.
+        Otherwise how far it came (1: no connection, 2: refused by the target, 3: not in time, 4: not possible here, 5:
+        no answer to INQUIRY, 6: another logical unit than the first time) and the library's words. No unit attention
+        is eaten. A host name is resolved by the system, which may take its time.
         """
 
     def tend(self, timeout_ms: int) -> tuple[bool, bool, int | None]:
@@ -76,6 +76,10 @@ class IscsiEngine(Engine):
 
     def port(self) -> IscsiPort:
         """Return the port for a worker; RuntimeError where there is one already."""
+
+    @property
+    def identity_page(self) -> bytes:
+        """VPD page 83h as the unit answered it at the first connection, up to 4096 bytes; empty where it has none."""
 
     @property
     def last_words(self) -> str:

@@ -1,13 +1,14 @@
 # cython: language_level=3
 """A logical unit behind one iSCSI session: an engine for threads that wait, a port for a worker that polls."""
 
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport EBADF, EHOSTUNREACH, ESRCH, ETIMEDOUT, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from posix.unistd cimport read
 
-from _fastpath.iscsi_login cimport LOGIN_DONE, log_in, log_out, login_outcome, login_settings
+from _fastpath.iscsi_login cimport LOGIN_DONE, log_in, log_out, login_outcome, login_settings, unit_identity
 from _fastpath.iscsi_session cimport (
     ISCSI_MAX_DEPTH, ISCSI_RECHECK_MS, LOSS_CLOSED, LOSS_FAILED, LOSS_SILENT, LOSS_UNABORTED, POLLIN, POLLOUT, poll,
     pollfd, pthread_mutex_lock, pthread_mutex_unlock, pyproxy_condition_wait, session, session_create, session_drop,
@@ -48,6 +49,7 @@ cdef class IscsiEngine(Engine):
     cdef bint header_digest
     cdef bint data_digest
     cdef uint32_t user_timeout_ms
+    cdef unit_identity identity  # written by the one thread that connects
     cdef bytes target
     cdef bytes initiator
 
@@ -66,6 +68,7 @@ cdef class IscsiEngine(Engine):
         self.target = os.fsencode(target)
         self.initiator = os.fsencode(initiator)
         memcpy(self.isid, <const uint8_t *><const char *><bytes>isid, 6)
+        self.identity.length = -1
         self.header_digest = header_digest
         self.data_digest = data_digest
         self.user_timeout_ms = nop_interval_ms + nop_timeout_ms if nop_interval_ms else 0
@@ -113,6 +116,7 @@ cdef class IscsiEngine(Engine):
         memcpy(settings.isid, self.isid, 6)
         settings.header_digest = self.header_digest
         settings.data_digest = self.data_digest
+        settings.lun = self.state.lun if self.state is not NULL else 0
         settings.user = NULL
         settings.target_user = NULL
         if user:
@@ -131,7 +135,7 @@ cdef class IscsiEngine(Engine):
         if not wanted:
             return None
         with nogil:
-            context = log_in(&settings, <uint32_t>timeout_ms, &self.stopping, &outcome)
+            context = log_in(&settings, <uint32_t>timeout_ms, &self.stopping, &self.identity, &outcome)
             pthread_mutex_lock(&self.state.lock)
             session_enter(self.state)
             self.connecting = False
@@ -157,9 +161,7 @@ cdef class IscsiEngine(Engine):
             if rc == 0:
                 if not state.unreported and not state.closing and timeout_ms > 0:
                     session_publish(state, False)
-                    state.sleepers += 1
-                    pyproxy_condition_wait(&state.changed, &state.lock, <uint32_t>timeout_ms)
-                    state.sleepers -= 1
+                    pyproxy_condition_wait(&state.upset, &state.lock, <uint32_t>timeout_ms)
                     session_enter(state)
                 if not state.driving:
                     session_look(state)
@@ -182,6 +184,10 @@ cdef class IscsiEngine(Engine):
         words = self.state.words
         self._leave()
         return words.decode("utf-8", "replace")
+
+    @property
+    def identity_page(self):
+        return PyBytes_FromStringAndSize(<char *>self.identity.page, max(self.identity.length, 0))
 
     @property
     def counts(self):
@@ -280,6 +286,7 @@ cdef class IscsiEngine(Engine):
             pthread_mutex_lock(&state.lock)
             session_enter(state)
             state.closing = True
+            state.alarm = True
             state.tell = True
             while state.users > 0 or self.connecting:
                 state.tell = True

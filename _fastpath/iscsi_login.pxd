@@ -12,6 +12,10 @@ cdef enum:
     LOGIN_REFUSED = 2  # the target answered the login with an error, or what it said cannot be accepted
     LOGIN_SLOW = 3  # not done in time
     LOGIN_IMPOSSIBLE = 4  # no memory, or the library cannot do what is asked
+    LOGIN_UNANSWERED = 5  # logged in, but INQUIRY did not end
+    LOGIN_ANOTHER = 6  # logged in, but to another logical unit than before
+
+    IDENTITY_SIZE = 4096
 
 
 cdef struct login_settings:
@@ -26,6 +30,13 @@ cdef struct login_settings:
     const char *target_user  # NULL: the target need not prove who it is
     const char *target_secret
     uint32_t user_timeout_ms  # of TCP, 0 for the system's
+    int lun  # as it goes on the wire
+
+
+# VPD page 83h as the logical unit answered it, as far as it fits; length 0 where it has none, -1 where never asked.
+cdef struct unit_identity:
+    int length
+    uint8_t page[IDENTITY_SIZE]
 
 
 # What became of an attempt: LOGIN_*, and the library's words where it has some.
@@ -35,5 +46,5 @@ cdef struct login_outcome:
 
 
 cdef iscsi_context *log_in(const login_settings *settings, uint32_t timeout_ms, const uint32_t *stop,
-                           login_outcome *outcome) noexcept nogil
+                           unit_identity *identity, login_outcome *outcome) noexcept nogil
 cdef void log_out(iscsi_context *context, uint32_t timeout_ms) noexcept nogil

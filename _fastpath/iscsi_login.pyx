@@ -1,21 +1,27 @@
 # cython: language_level=3
 """Connecting to a portal and logging in as a fixed I_T nexus, without a command that would eat a unit attention.
 
-The library's own full connect sends TEST UNIT READY until no unit attention is left; here login is all that is sent.
+The library's own full connect sends TEST UNIT READY until no unit attention is left. Here nothing follows the login but
+an INQUIRY, which reports none (SPC-4 6.4): whether the logical unit is the one it was before the session was lost.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset, strlen
+from libc.stdlib cimport free
+from libc.string cimport memcmp, memcpy, memset, strlen
 
 from _fastpath.iscsi_session cimport poll, pollfd
 from _fastpath.libiscsi cimport (
-    ISCSI_HEADER_DIGEST_CRC32C, ISCSI_HEADER_DIGEST_NONE, ISCSI_SESSION_NORMAL, SCSI_STATUS_GOOD, iscsi_connect_async,
+    ISCSI_HEADER_DIGEST_CRC32C, ISCSI_HEADER_DIGEST_NONE, ISCSI_SESSION_NORMAL, SCSI_RESIDUAL_UNDERFLOW,
+    SCSI_STATUS_CHECK_CONDITION, SCSI_STATUS_GOOD, SCSI_XFER_READ, iscsi_connect_async,
     iscsi_context, iscsi_create_context, iscsi_destroy_context, iscsi_get_error, iscsi_get_fd,
-    iscsi_get_target_address, iscsi_is_logged_in, iscsi_login_async, iscsi_logout_async, iscsi_service,
+    iscsi_get_target_address, iscsi_is_logged_in, iscsi_login_async, iscsi_logout_async,
+    iscsi_scsi_command_async, iscsi_service,
     iscsi_set_header_digest, iscsi_set_initiator_username_pwd, iscsi_set_isid_en, iscsi_set_isid_oui,
     iscsi_set_isid_random, iscsi_set_noautoreconnect, iscsi_set_session_type, iscsi_set_target_username_pwd,
     iscsi_set_targetname, iscsi_set_tcp_user_timeout, iscsi_which_events, pyproxy_iscsi_data_digest,
+    scsi_iovec, scsi_task, scsi_task_set_iov_in,
 )
+from _fastpath.sgio cimport iovec
 
 cdef extern from "sgio_atomic.h" nogil:
     uint32_t sgio_load(const uint32_t *word)
@@ -28,12 +34,14 @@ cdef enum:
 cdef struct step:
     bint ended
     int status
+    char words[256]  # the library's at that moment; it overwrites them soon
 
-
-cdef void _on_step(iscsi_context *context, int status, void *data, void *owner) noexcept nogil:
-    cdef step *which = <step *>owner
-    which.ended = True
-    which.status = status
+# An INQUIRY and where its answer goes; it lives as long as the context that may still answer it.
+cdef struct inquiry:
+    step ended
+    scsi_task task
+    iovec buffer
+    unit_identity found
 
 
 cdef void _keep(char *kept, const char *words) noexcept nogil:
@@ -41,6 +49,14 @@ cdef void _keep(char *kept, const char *words) noexcept nogil:
     cdef size_t length = min(strlen(words), <size_t>255)
     memcpy(kept, words, length)
     kept[length] = 0
+
+
+cdef void _on_step(iscsi_context *context, int status, void *data, void *owner) noexcept nogil:
+    cdef step *which = <step *>owner
+    which.ended = True
+    which.status = status
+    if status != SCSI_STATUS_GOOD:
+        _keep(which.words, iscsi_get_error(context))
 
 
 cdef int _until(iscsi_context *context, step *which, uint64_t deadline, const uint32_t *stop) noexcept nogil:
@@ -99,11 +115,50 @@ cdef iscsi_context *_prepare(const login_settings *settings) noexcept nogil:
     return context
 
 
+cdef int _identify(iscsi_context *context, int lun, inquiry *asked, unit_identity *known, uint64_t deadline,
+                   const uint32_t *stop) noexcept nogil:
+    """Compare VPD page 83h with the known one, or make it known: LOGIN_DONE, LOGIN_UNANSWERED or LOGIN_ANOTHER."""
+    cdef unit_identity *found = &asked.found
+    cdef scsi_task *task = &asked.task
+    cdef int rc
+    memset(asked, 0, sizeof(inquiry))
+    task.cdb[0] = 0x12  # INQUIRY
+    task.cdb[1] = 0x01
+    task.cdb[2] = 0x83
+    task.cdb[3] = IDENTITY_SIZE >> 8
+    task.cdb[4] = IDENTITY_SIZE & 0xFF
+    task.cdb_size = 6
+    task.xfer_dir = SCSI_XFER_READ
+    task.expxferlen = IDENTITY_SIZE
+    asked.buffer.iov_base = found.page
+    asked.buffer.iov_len = IDENTITY_SIZE
+    scsi_task_set_iov_in(task, <scsi_iovec *>&asked.buffer, 1)
+    if iscsi_scsi_command_async(context, lun, task, _on_step, NULL, &asked.ended) != 0:
+        return LOGIN_UNANSWERED
+    rc = _until(context, &asked.ended, deadline, stop)
+    if rc != LOGIN_DONE:
+        return LOGIN_UNANSWERED
+    free(task.datain.data)
+    if asked.ended.status == SCSI_STATUS_GOOD:
+        found.length = IDENTITY_SIZE
+        if task.residual_status == SCSI_RESIDUAL_UNDERFLOW:
+            found.length -= <int>min(task.residual, <size_t>IDENTITY_SIZE)
+    elif asked.ended.status != SCSI_STATUS_CHECK_CONDITION:
+        return LOGIN_UNANSWERED
+    if known.length < 0:
+        memcpy(known, found, sizeof(unit_identity))
+    elif known.length != found.length or memcmp(known.page, found.page, found.length) != 0:
+        return LOGIN_ANOTHER
+    return LOGIN_DONE
+
+
 cdef iscsi_context *_try_portal(const login_settings *settings, const char *portal, uint64_t deadline,
-                                const uint32_t *stop, login_outcome *outcome, char *moved) noexcept nogil:
+                                const uint32_t *stop, unit_identity *identity, login_outcome *outcome,
+                                char *moved) noexcept nogil:
     """One portal: the context that has logged in, or NULL; ``moved`` is where the target sends us instead, or empty."""
     cdef iscsi_context *context = _prepare(settings)
     cdef step which
+    cdef inquiry asked
     moved[0] = 0
     outcome.words[0] = 0
     if context is NULL:
@@ -127,17 +182,23 @@ cdef iscsi_context *_try_portal(const login_settings *settings, const char *port
                 outcome.stage = LOGIN_REFUSED
                 _keep(moved, iscsi_get_target_address(context))
     if outcome.stage == LOGIN_DONE:
+        outcome.stage = _identify(context, settings.lun, &asked, identity, deadline, stop)
+    if outcome.stage == LOGIN_DONE:
         return context
-    _keep(outcome.words, iscsi_get_error(context))
+    if which.words[0] != 0:
+        _keep(outcome.words, which.words)
+    else:
+        _keep(outcome.words, iscsi_get_error(context))
     iscsi_destroy_context(context)
     return NULL
 
 
 cdef iscsi_context *log_in(const login_settings *settings, uint32_t timeout_ms, const uint32_t *stop,
-                           login_outcome *outcome) noexcept nogil:
+                           unit_identity *identity, login_outcome *outcome) noexcept nogil:
     """Connect and log in, following redirections; NULL and ``outcome`` filled where that fails.
 
-    Gives up when ``stop`` becomes non-zero.
+    The logical unit must have the ``identity``, which is filled in where its length is -1. Gives up when ``stop``
+    becomes non-zero.
     """
     cdef uint64_t deadline = sgio_now_ms() + timeout_ms
     cdef char portal[256]
@@ -147,7 +208,7 @@ cdef iscsi_context *log_in(const login_settings *settings, uint32_t timeout_ms, 
     memset(outcome, 0, sizeof(login_outcome))
     _keep(portal, settings.portal)
     while True:
-        context = _try_portal(settings, portal, deadline, stop, outcome, moved)
+        context = _try_portal(settings, portal, deadline, stop, identity, outcome, moved)
         if context is not NULL or moved[0] == 0 or left == 0:
             return context
         _keep(portal, moved)

@@ -74,6 +74,7 @@ cdef struct slot:
 cdef struct session:
     pthread_mutex_t lock
     pthread_cond_t changed  # a waiter is done, a slot is free, the connection is made or lost, or it closes
+    pthread_cond_t upset  # the session was lost, or it closes: what the keeper waits for
     iscsi_context *context  # NULL while there is no session
     int lun
     int depth
@@ -101,6 +102,7 @@ cdef struct session:
     char words[256]
     # Who waits: at most one submitter polls the socket, the others sleep on ``changed``.
     int users
+    bint alarm
     int sleepers
     bint closing
     bint tell

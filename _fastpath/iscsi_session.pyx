@@ -77,6 +77,7 @@ cdef session *session_create(int lun, int depth) noexcept nogil:
         return NULL
     pthread_mutex_init(&self.lock, NULL)
     pyproxy_condition_init(&self.changed)
+    pyproxy_condition_init(&self.upset)
     self.lun = lun
     self.depth = depth
     self.soonest = _NEVER
@@ -125,6 +126,7 @@ cdef void session_free(session *self) noexcept nogil:
     if self.epoll >= 0:
         close(self.epoll)
     pthread_cond_destroy(&self.changed)
+    pthread_cond_destroy(&self.upset)
     pthread_mutex_destroy(&self.lock)
     free(self)
 
@@ -157,6 +159,7 @@ cdef void session_drop(session *self, uint8_t loss) noexcept nogil:
     self.loss = loss
     self.losses += 1
     self.unreported = True
+    self.alarm = True
     self.down_since = self.now
     self.armed_descriptor = -1
     self.pinged = 0
@@ -519,6 +522,9 @@ cdef void session_publish(session *self, bint by_port) noexcept nogil:
     if self.tell and self.sleepers > 0:
         pthread_cond_broadcast(&self.changed)
     self.tell = False
+    if self.alarm:
+        self.alarm = False
+        pthread_cond_broadcast(&self.upset)
     if not self.has_port:
         return
     if self.context is not NULL:
