@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_ABORT_MS: Final = 5000
 _INQUIRY_SIZE: Final = 36
 _NOT_CONNECTED_HERE: Final = 0b011
 _LOGICAL_UNIT_NOT_SUPPORTED: Final = 0x25
@@ -125,7 +124,7 @@ class IscsiDevice(EngineDevice):
             data_digest=settings.data_digest,
             nop_interval_ms=settings.nop_interval * 1000,
             nop_timeout_ms=settings.nop_timeout * 1000,
-            abort_ms=_ABORT_MS,
+            abort_ms=settings.abort_seconds * 1000,
             patience_ms=settings.reconnect_seconds * 1000,
         )
 

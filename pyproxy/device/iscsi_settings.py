@@ -68,7 +68,8 @@ class IscsiSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     ``chap_secret_file``; where ``chap_target_user`` is given the target must prove that it is that one. Secrets are
     files that nobody else may read. ``depth`` is how many commands are in flight, at most 128; more than the
     target's window only queue. Times are seconds: ``connect_seconds`` for connection and login, ``reconnect_seconds``
-    how long commands are kept waiting for a lost session, ``nop_interval`` (0 for never) after which a silent target
+    how long commands are kept waiting for a lost session, ``abort_seconds`` how long the target may take to abort a command
+    that ran out of time before the session is given up, ``nop_interval`` (0 for never) after which a silent target
     is sent NOP-Out and ``nop_timeout`` after which it is taken for dead.
     """
 
@@ -84,6 +85,7 @@ class IscsiSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     depth: int = 32
     connect_seconds: int = 15
     reconnect_seconds: int = 30
+    abort_seconds: int = 5
     nop_interval: int = 5
     nop_timeout: int = 10
 
@@ -150,8 +152,8 @@ def problem_of(settings: IscsiSettings) -> str | None:
             return f"a CHAP user has 1 to {_LIMIT} bytes"
     if not 1 <= settings.depth <= 128:
         return f"depth {settings.depth} is not between 1 and 128"
-    if settings.connect_seconds < 1 or settings.reconnect_seconds < 0:
-        return "connect_seconds is at least 1, reconnect_seconds at least 0"
+    if settings.connect_seconds < 1 or settings.abort_seconds < 1 or settings.reconnect_seconds < 0:
+        return "connect_seconds and abort_seconds are at least 1, reconnect_seconds at least 0"
     if settings.nop_interval < 0 or settings.nop_timeout < 1:
         return "nop_interval is at least 0, nop_timeout at least 1"
     return None

@@ -30,7 +30,7 @@ def tgt_is_installed() -> bool:
 
 
 class TgtTarget:
-    """One tgtd with one target. ``size_mib`` is the size of the disk, ``vendor`` what INQUIRY says where given.
+    """One tgtd with one target. ``size_mib`` is the size of the disk.
 
     The registrations of tgt live in its memory: ``restart`` forgets them, the data stay.
     """
@@ -42,7 +42,7 @@ class TgtTarget:
         self.backing = directory / "disk.img"
         with self.backing.open("ab") as stream:
             stream.truncate(size_mib << 20)
-        self._size = size_mib << 20
+        self._scsi_id: str | None = None
         self._user: tuple[str, str] | None = None
         self._outgoing: tuple[str, str] | None = None
         self._daemon: subprocess.Popen[bytes] | None = None
@@ -102,9 +102,10 @@ class TgtTarget:
         for leftover in self.directory.glob("tgt.sock*"):
             leftover.unlink(missing_ok=True)
 
-    def restart(self) -> None:
-        """Kill the daemon and start it again on the same port."""
+    def restart(self, *, scsi_id: str | None = None) -> None:
+        """Kill the daemon and start it again on the same port; with ``scsi_id`` the disk is another logical unit."""
         self.kill()
+        self._scsi_id = scsi_id or self._scsi_id
         self.start()
 
     def admin(self, *words: str) -> str:
@@ -155,6 +156,9 @@ class TgtTarget:
             *("--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", str(LUN)),
             *("-b", str(self.backing)),
         )
+        if self._scsi_id is not None:
+            chosen = ("--op", "update", "--mode", "logicalunit", "--tid", "1", "--lun", str(LUN))
+            self.admin(*chosen, "--params", f"scsi_id={self._scsi_id}")
         self.admin("--op", "bind", "--mode", "target", "--tid", "1", "-I", "ALL")
         self._accounts()
 
