@@ -24,7 +24,7 @@ _LIMIT = 255
 
 _NAME = re.compile(r"(?:iqn\.\d{4}-\d{2}\.[^\s/,]+|eui\.[0-9a-f]{16}|naa\.(?:[0-9a-f]{16}){1,2})", re.IGNORECASE)
 _URL = re.compile(
-    r"iscsi://(?P<host>\[[0-9A-Fa-f:.%]+\]|[^/:\[\]@]+)(?::(?P<port>\d+))?/(?P<target>[^/]+)/(?P<lun>\d+)"
+    r"iscsi://(?P<host>\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?\]|[^/:\[\]@]+)(?::(?P<port>\d+))?/(?P<target>[^/]+)/(?P<lun>\d+)"
 )
 _ISID = re.compile(r"[0-9a-fA-F]{12}")
 
@@ -68,9 +68,9 @@ class IscsiSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     ``chap_secret_file``; where ``chap_target_user`` is given the target must prove that it is that one. Secrets are
     files that nobody else may read. ``depth`` is how many commands are in flight, at most 128; more than the
     target's window only queue. Times are seconds: ``connect_seconds`` for connection and login, ``reconnect_seconds``
-    how long commands are kept waiting for a lost session, ``abort_seconds`` how long the target may take to abort a command
-    that ran out of time before the session is given up, ``nop_interval`` (0 for never) after which a silent target
-    is sent NOP-Out and ``nop_timeout`` after which it is taken for dead.
+    how long commands are kept waiting for a lost session, ``abort_seconds`` how long the target may take to abort a
+    command that ran out of time before the session is given up, ``nop_interval`` (0 for never) after which a silent
+    target is sent NOP-Out and ``nop_timeout`` after which it is taken for dead.
     """
 
     url: str
@@ -184,7 +184,7 @@ def read_secret(path: Path) -> bytes:
     except OSError as error:
         number = error.errno or errno.EIO
         raise IscsiError(number, f"{path}: the CHAP secret cannot be read: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as stream:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise IscsiError(errno.EINVAL, f"{path}: a CHAP secret is kept in a regular file")
@@ -199,7 +199,9 @@ def read_secret(path: Path) -> bytes:
                 errno.EPERM,
                 f"{path}: the CHAP secret belongs to user {status.st_uid}; make it root's, or the daemon's own",
             )
-        secret = stream.read(_LIMIT + 2)
+        secret = os.read(descriptor, _LIMIT + 2)
+    finally:
+        os.close(descriptor)
     secret = secret.removesuffix(b"\n")
     if not 1 <= len(secret) <= _LIMIT or b"\0" in secret or b"\n" in secret:
         raise IscsiError(errno.EINVAL, f"{path}: a CHAP secret is one line of 1 to {_LIMIT} bytes")
