@@ -7,6 +7,8 @@ import struct
 import pytest
 
 from pyproxy.device.base import read_identity
+from pyproxy.device.iscsi import IscsiDevice
+from pyproxy.scsi.command import Command
 from pyproxy.scsi.transport_id import IscsiTransportId
 from tests.iscsi.commands import (
     BLOCK,
@@ -21,7 +23,7 @@ from tests.iscsi.commands import (
     read,
     write,
 )
-from tests.iscsi.conftest import Open
+from tests.iscsi.conftest import Open, eventually
 from tests.rig.iscsi_proxy import LOGIN, SCSI_COMMAND, IscsiProxy
 from tests.rig.tgt import TgtTarget
 
@@ -114,3 +116,17 @@ def test_close_logs_out(target: TgtTarget, open_device: Open) -> None:
     device.close()
     device.close()
     assert target.sessions() == []
+
+
+def test_reserve_ends_with_the_nexus(open_device: Open) -> None:
+    """RESERVE (6) of SPC-2 is gone with the session (SPC-2 5.5.1), whether logged out or lost."""
+    reserve = Command(bytes.fromhex("16 00 00 00 00 00"))
+    second = open_device("b")
+    for part in (IscsiDevice.close, lambda device: device.engine.disconnect()):
+        first = open_device("a", reconnect_seconds=0)
+        assert first.execute(reserve).good
+        assert second.execute(reserve).conflict
+        part(first)
+        eventually(lambda: not second.execute(reserve).conflict, "the end of the other's RESERVE")
+        assert second.execute(Command(bytes.fromhex("17 00 00 00 00 00"))).good
+        first.close()

@@ -40,8 +40,7 @@ class TgtTarget:
         self.directory = directory
         self.port = free_port()
         self.backing = directory / "disk.img"
-        with self.backing.open("ab") as stream:
-            stream.truncate(size_mib << 20)
+        self._size = size_mib << 20
         self._scsi_id: str | None = None
         self._user: tuple[str, str] | None = None
         self._outgoing: tuple[str, str] | None = None
@@ -78,6 +77,12 @@ class TgtTarget:
             )
         self._await_answer()
         self._build()
+
+    def fresh_disk(self) -> None:
+        """Replace the disk by an empty one of the same size that nobody has registered with; log out before."""
+        self.admin("--op", "delete", "--mode", "logicalunit", "--tid", "1", "--lun", str(LUN))
+        self.backing.unlink()
+        self._make_disk()
 
     def require_chap(self, user: str, secret: str, *, outgoing: tuple[str, str] | None = None) -> None:
         """Let nobody in but ``user`` by CHAP; with ``outgoing`` the target can prove who it is, too."""
@@ -152,6 +157,13 @@ class TgtTarget:
 
     def _build(self) -> None:
         self.admin("--op", "new", "--mode", "target", "--tid", "1", "-T", self.name)
+        self._make_disk()
+        self.admin("--op", "bind", "--mode", "target", "--tid", "1", "-I", "ALL")
+        self._accounts()
+
+    def _make_disk(self) -> None:
+        with self.backing.open("ab") as stream:
+            stream.truncate(self._size)
         self.admin(
             *("--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", str(LUN)),
             *("-b", str(self.backing)),
@@ -159,8 +171,6 @@ class TgtTarget:
         if self._scsi_id is not None:
             chosen = ("--op", "update", "--mode", "logicalunit", "--tid", "1", "--lun", str(LUN))
             self.admin(*chosen, "--params", f"scsi_id={self._scsi_id}")
-        self.admin("--op", "bind", "--mode", "target", "--tid", "1", "-I", "ALL")
-        self._accounts()
 
     def _accounts(self) -> None:
         for account, words in ((self._user, ()), (self._outgoing, ("--outgoing",))):
