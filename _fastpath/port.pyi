@@ -1,4 +1,4 @@
-"""The asynchronous side of a back end, for workers that poll; see port.pxd."""
+"""The asynchronous side of a back end as a worker thread sees it; its functions are in port.pxd."""
 
 class Port:
-    """Takes many commands without waiting for them. Driven from C, by one worker thread at a time."""
+    """Base of what runs a unit's commands without the GIL; this one is dead from the beginning."""

@@ -1,14 +1,14 @@
 # cython: language_level=3
-"""The port that takes nothing, for back ends to override."""
+"""The asynchronous side of a back end as a worker thread sees it; see port.pxd."""
 
-from libc.errno cimport ENOSYS
+from libc.errno cimport ENODEV
 
 from _fastpath.sgio cimport sg_command
 
 
 cdef class Port:
     cdef int start(self, sg_command **commands, int n) noexcept nogil:
-        return -ENOSYS
+        return -ENODEV
 
     cdef int reap(self, sg_command **done, int room) noexcept nogil:
         return 0

@@ -172,6 +172,10 @@ class IscsiDevice(EngineDevice):
         """Return the asynchronous side, for the one worker that polls; RuntimeError the second time."""
         return self._sessions.port()
 
+    def disconnect(self) -> None:
+        """Drop the connection without logging out, as if it were lost; what is in flight ends with an unknown fate."""
+        self._sessions.disconnect()
+
     def close(self) -> None:
         """Wait for commands that are running, then log out; safe to repeat."""
         super().close()

@@ -122,7 +122,7 @@ def test_reserve_ends_with_the_nexus(open_device: Open) -> None:
     """RESERVE (6) of SPC-2 is gone with the session (SPC-2 5.5.1), whether logged out or lost."""
     reserve = Command(bytes.fromhex("16 00 00 00 00 00"))
     second = open_device("b")
-    for part in (IscsiDevice.close, lambda device: device.engine.disconnect()):
+    for part in (IscsiDevice.close, IscsiDevice.disconnect):
         first = open_device("a", reconnect_seconds=0)
         assert first.execute(reserve).good
         assert second.execute(reserve).conflict

@@ -136,7 +136,7 @@ def test_lost_nexus_makes_the_state_suspect_until_it_is_read(
         device = host.device
         assert device is not None
         assert host.unit.state.fresh
-        device.engine.disconnect()  # type: ignore[attr-defined]
+        device.disconnect()
         eventually(lambda: "nexus-lost" in host.unit.state.suspect, "doubt")
         # The registration is still listed, but tgt bound it to the session that is gone.
         other = open_device("other")
@@ -146,3 +146,40 @@ def test_lost_nexus_makes_the_state_suspect_until_it_is_read(
         host.settle()
         state = host.unit.resync()
         assert (state.registered, state.fresh) == (False, True)
+
+
+@pytest.mark.parametrize("side", ["source", "destination"])
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_session_lost_in_the_middle(
+    target: TgtTarget, open_device: Open, tmp_path: Path, side: str, after: int
+) -> None:
+    """tgt forgets what a lost session had registered: a success is one, and never do both sides hold."""
+    outsider = open_device("outsider")
+    with GuestHost(tmp_path, 1, target) as source, GuestHost(tmp_path, 2, target) as destination:
+        source.claim(K, 5)
+        destination.settle()
+        document = source.checkpoint()
+        losing = source if side == "source" else destination
+        watch = Watch()
+
+        def lose() -> None:
+            if len(watch.changes) == after and losing.device is not None and losing.device.counts[1] == 0:
+                losing.device.disconnect()
+
+        watch.look = lose
+        report = destination.restore(document, source=source, watch=watch)
+        assert losing.device is not None
+        assert losing.device.counts[1] == 1
+        source.settle()
+        destination.settle()
+        writers = [host.write().good for host in (source, destination)]
+        if report.decision is Decision.FENCED:
+            # What the target forgot of the destination cannot be told from a fence, which is honoured.
+            assert not destination.unit.state.registered
+            assert reservation(outsider) is None
+            return
+        assert outsider.execute(write(9, bytes(BLOCK))).status == CONFLICT, report.sentence
+        assert writers != [True, True], report.sentence
+        if report.succeeded:
+            assert writers == [False, True], report.sentence
+            assert keys(outsider) == [K]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +15,7 @@ from _fastpath.sgio import DIRECTION_IN, DIRECTION_OUT, Batch
 from pyproxy.device.base import TransportError
 from pyproxy.scsi.command import Command, Result
 from tests.iscsi.commands import BLOCK, TEST_UNIT_READY, attention, read, write
-from tests.iscsi.conftest import Open, eventually
+from tests.iscsi.conftest import SLOW, Open, eventually
 from tests.rig.iscsi_proxy import (
     DATA_IN,
     NOP_IN,
@@ -23,6 +26,8 @@ from tests.rig.iscsi_proxy import (
     IscsiProxy,
 )
 from tests.rig.tgt import TgtTarget
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_command_of_a_stopped_target_ends_in_time(target: TgtTarget, open_device: Open) -> None:
@@ -199,3 +204,57 @@ def test_target_that_asks_is_answered(proxy: IscsiProxy, target: TgtTarget, open
     (answer,) = [pdu for pdu in proxy.sent if pdu.opcode == NOP_OUT]
     assert answer.header[20:24] == bytes.fromhex("12345678")
     assert device.execute(TEST_UNIT_READY).good
+
+
+def test_others_run_while_a_command_waits(target: TgtTarget, open_device: Open) -> None:
+    """The GIL is not held: this thread counts while the other one waits for a target that stands still."""
+    device = open_device(abort_seconds=60)
+    target.pause()
+    thread = threading.Thread(target=device.execute, args=(TEST_UNIT_READY,))
+    thread.start()
+    eventually(lambda: device.counts[3] == 1, "a command in flight")
+    for _ in range(1000):
+        assert device.counts[3] == 1
+    target.resume()
+    thread.join()
+    assert device.counts[:2] == (1, 0)
+
+
+_FORKS = """
+import os, sys
+from pyproxy.device.iscsi import IscsiDevice
+from pyproxy.device.iscsi_settings import IscsiSettings
+from pyproxy.scsi.command import Command
+device = IscsiDevice.open(
+    IscsiSettings(url=sys.argv[1], initiator="iqn.2026-01.org.example:forks"), host="h", guest="g", lun=0
+)
+child = os.fork()
+if child == 0:
+    try:
+        device.execute(Command(bytes(6)))
+    except RuntimeError as error:
+        print(error, flush=True)
+    device.close()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+while not device.execute(Command(bytes(6))).good:
+    pass
+print(device.counts[:2])
+device.close()
+"""
+
+
+def test_forked_child_leaves_the_session_alone(target: TgtTarget) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _FORKS, target.url], capture_output=True, text=True, check=True, timeout=SLOW, cwd=ROOT
+    )
+    assert "opened before a fork" in done.stdout
+    assert done.stdout.endswith("(1, 0)\n")
+
+
+def test_device_that_is_never_closed_does_not_hold_up_the_end(target: TgtTarget) -> None:
+    code = _FORKS.partition("child =")[0] + "print('end')"
+    done = subprocess.run(
+        [sys.executable, "-c", code, target.url], capture_output=True, text=True, check=True, timeout=SLOW, cwd=ROOT
+    )
+    assert done.stdout == "end\n"
