@@ -4,7 +4,8 @@
 libiscsi knows one thread and no clock but whole seconds of the wall. So every call of it is made under the session's
 lock, its own timeouts stay off, and so does its reconnecting, which would send commands again under another ISID.
 Nobody waits under the lock: threads that execute commands take turns in polling the socket, a port's worker polls it
-beside them, and whoever finds it readable serves all.
+beside them, and whoever finds it readable serves all. The library writes data without MSG_NOSIGNAL: SIGPIPE must be
+ignored, as Python does from its start.
 
 Every function here wants the lock held but for session_create and session_free.
 """
@@ -432,12 +433,14 @@ cdef void _expire(session *self) noexcept nogil:
 cdef void session_tick(session *self) noexcept nogil:
     """Do what is due by the clock: timeouts of commands, NOP-Out, and the end of patience with a silent target."""
     cdef uint64_t before = self.aborts
+    cdef bint to_send
     if self.context is NULL:
         return
     if self.now >= self.soonest:
         _expire(self)
         if self.context is NULL:
             return
+    to_send = self.aborts != before
     if self.nop_interval_ms != 0:
         if self.pinged != 0 and self.heard > self.pinged:
             self.pinged = 0
@@ -451,8 +454,8 @@ cdef void session_tick(session *self) noexcept nogil:
             if iscsi_nop_out_async(self.context, _on_nop, NULL, 0, self) != 0:
                 session_drop(self, LOSS_FAILED)
                 return
-            before = <uint64_t>-1
-    if before != self.aborts:
+            to_send = True
+    if to_send:
         session_serve(self, POLLOUT)
 
 

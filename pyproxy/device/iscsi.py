@@ -149,19 +149,8 @@ class IscsiDevice(EngineDevice):
 
     @property
     def rtpi(self) -> int | None:
-        """The relative target port identifier the nexus ends at, where VPD page 83h tells it (SPC-4 7.8.6.9)."""
-        try:
-            page = DeviceIdentification.decode(self._sessions.identity_page)
-        except DecodeError:
-            return None
-        for designator in page.designators:
-            if (
-                designator.association is Association.TARGET_PORT
-                and designator.type is DesignatorType.RELATIVE_TARGET_PORT
-                and len(designator.value) == 4
-            ):
-                return int.from_bytes(designator.value[2:]) or None
-        return None
+        """The relative target port identifier the nexus ends at, where VPD page 83h tells it."""
+        return relative_target_port(self._sessions.identity_page)
 
     @property
     def counts(self) -> tuple[int, int, int, int]:
@@ -183,6 +172,9 @@ class IscsiDevice(EngineDevice):
 
     def _check_unit(self, url: IscsiUrl) -> None:
         """Raise IscsiError where the target has no such logical unit; the login does not tell."""
+        page = self._sessions.identity_page
+        if page and page[0] >> 5 != _NOT_CONNECTED_HERE:
+            return
         result = execute_past_attentions(
             self, Command(bytes([0x12, 0, 0, 0, _INQUIRY_SIZE, 0]), data_in=_INQUIRY_SIZE, timeout_ms=10_000)
         )
@@ -194,6 +186,19 @@ class IscsiDevice(EngineDevice):
                 f"{url}: the target has no logical unit {url.lun} for initiator {self._initiator.name}; check the LUN, "
                 f"'iscsi-ls -s iscsi://{url.portal}' (libiscsi-bin) lists them",
             )
+
+
+def relative_target_port(page: bytes) -> int | None:
+    """Return the relative target port identifier of a VPD page 83h, or None (SPC-4 7.8.6.7)."""
+    try:
+        designators = DeviceIdentification.decode(page).designators
+    except DecodeError:
+        return None
+    for one in designators:
+        named = (one.association, one.type) == (Association.TARGET_PORT, DesignatorType.RELATIVE_TARGET_PORT)
+        if named and len(one.value) == 4:
+            return int.from_bytes(one.value[2:]) or None
+    return None
 
 
 def _extension() -> ModuleType:

@@ -1,7 +1,7 @@
-"""A guest on one host after the other, each host with an initiator name of its own on tgt.
+"""A guest on one host after the other, each host with an initiator name of its own.
 
         host 1: GuestUnit ── IscsiDevice ── nexus 1 ──┐
-                                                      ├── tgt ── nexus 3: an outsider that must never get through
+                                                      ├── target ── nexus 3: an outsider that must never get through
         host 2: GuestUnit ── IscsiDevice ── nexus 2 ──┘
 
 Each host is wired from a configuration file as the daemon does it, with a store of its own.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from pyproxy import config
 from pyproxy.config import Config, GuestSection, UnitSection
@@ -27,16 +27,23 @@ from pyproxy.reservation.state import Suspicion
 from pyproxy.scsi.command import Command, Result
 from pyproxy.unit import GuestUnit
 from tests.iscsi.commands import BLOCK, REGISTER, RESERVE, pr_out, read, write
-from tests.rig.tgt import TgtTarget
 from tests.vm.rig.takeover import Watch
 
 GUEST = "db"
 
 
+class Target(Protocol):
+    """A target whose disk has a URL."""
+
+    @property
+    def url(self) -> str:
+        """What IscsiSettings take."""
+
+
 class GuestHost:
     """Guest ``db`` with logical unit 0 on one host; a lost nexus makes what is tracked suspect."""
 
-    def __init__(self, directory: Path, number: int, target: TgtTarget) -> None:
+    def __init__(self, directory: Path, number: int, target: Target) -> None:
         self.name = f"host-{number}"
         self._target = target
         self._file = directory / f"{self.name}.toml"

@@ -33,10 +33,16 @@ _HEADER: Final = 48
 
 @dataclass(frozen=True, slots=True)
 class Pdu:
-    """One protocol data unit: its header and the rest."""
+    """One protocol data unit: its header and the rest. Connections are counted from 0."""
 
     header: bytes
     rest: bytes
+    connection: int
+
+    @property
+    def task_tag(self) -> int:
+        """Initiator task tag, the same in a command and everything that answers it."""
+        return int.from_bytes(self.header[16:20])
 
     @property
     def opcode(self) -> int:
@@ -71,6 +77,7 @@ class IscsiProxy:
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
+        self._connections = 0
         self._listener = socket.create_server(("127.0.0.1", self.port))
 
     @property
@@ -149,15 +156,18 @@ class IscsiProxy:
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 self._sockets += [initiator, target]
-            self._spawn(self._forward, initiator, target, self.sent, False)
-            self._spawn(self._forward, target, initiator, self.received, True)
+            self._spawn(self._forward, initiator, target, self.sent, self._connections, False)
+            self._spawn(self._forward, target, initiator, self.received, self._connections, True)
+            self._connections += 1
 
-    def _forward(self, source: socket.socket, sink: socket.socket, noted: list[Pdu], of_target: bool) -> None:
+    def _forward(
+        self, source: socket.socket, sink: socket.socket, noted: list[Pdu], connection: int, of_target: bool
+    ) -> None:
         try:
             while True:
                 header = _exactly(source, _HEADER)
                 length = header[4] * 4 + (int.from_bytes(header[5:8]) + 3 & ~3)
-                pdu = Pdu(header, _exactly(source, length))
+                pdu = Pdu(header, _exactly(source, length), connection)
                 noted.append(pdu)
                 if self._silent.is_set() or (of_target and self.keep_back(pdu)):
                     continue
