@@ -15,6 +15,9 @@ log = logging.getLogger(__name__)
 _TICK_MS: Final = 1000
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 30.0
+_SHORT_LIFE: Final = 10.0
+_SHORT_LIVES: Final = 5
+"""So many sessions in a row that lasted less than _SHORT_LIFE seconds are made again at once, the next after a pause."""
 
 _LOSSES: Final = {
     1: "the connection was closed",
@@ -40,7 +43,9 @@ class Keeper:
     """A thread that tends ``session`` until it is closed.
 
     A lost session is first told to ``on_lost``, then ``connect`` is called until it does not raise TransportError, with
-    pauses that grow from 1 to 30 seconds. The connection is repeated, never a command.
+    pauses that grow from 1 to 30 seconds. The connection is repeated, never a command. Where one session after the
+    other is lost soon after it was made there are such pauses as well: two initiators of one name and ISID evict each
+    other for ever.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class Keeper:
     def run(self) -> None:
         """Tend until the session is closed."""
         pause, due, told = _FIRST_PAUSE, 0.0, ""
+        made_at, short_lives = self._clock(), 0
         lost_at: float | None = None
         while True:
             wait = _TICK_MS if lost_at is None else max(0, min(_TICK_MS, round((due - self._clock()) * 1000)))
@@ -78,11 +84,14 @@ class Keeper:
             if closed:
                 return
             if loss is not None:
-                lost_at, pause, due, told = self._clock(), _FIRST_PAUSE, 0.0, ""
+                lost_at, pause, told = self._clock(), _FIRST_PAUSE, ""
+                short_lives = short_lives + 1 if lost_at - made_at < _SHORT_LIFE else 0
+                due = lost_at + self._wait_out(short_lives)
                 self._tell(loss)
             if connected:
                 if lost_at is not None:
-                    log.warning("%s: logged in again, %.1f s after the loss", self._name, self._clock() - lost_at)
+                    made_at = self._clock()
+                    log.warning("%s: logged in again, %.1f s after the loss", self._name, made_at - lost_at)
                 lost_at = None
                 continue
             if lost_at is None:
@@ -97,6 +106,21 @@ class Keeper:
                 if str(error) != told:
                     told = str(error)
                     log.warning("%s; tried again for as long as the unit is in use", told)
+
+    def _wait_out(self, short_lives: int) -> float:
+        """Return the pause before a session is made again of which so many in a row were lost at once."""
+        if short_lives <= _SHORT_LIVES:
+            return 0.0
+        pause = float(min(2 ** (short_lives - _SHORT_LIVES), _LONGEST_PAUSE))
+        log.warning(
+            "%s: %d sessions in a row were lost within %d s of their login; made again after %d s. Look whether "
+            "another initiator uses the same name and ISID",
+            self._name,
+            short_lives,
+            _SHORT_LIFE,
+            pause,
+        )
+        return pause
 
     def _tell(self, loss: int) -> None:
         """Log the loss and report it; what the listener raises must not end the keeping."""

@@ -20,6 +20,8 @@ ROOT = Path(__file__).parents[2]
 # The loops that run once per command, so that renaming one cannot take it out of the check unnoticed.
 REQUIRED = {
     "cdb": ("parse_many", "parse_scaled", "parse_one", "_decode", "_second_look", "_decode_variable", "_parse_short"),
+    "iscsi": ("submit", "start", "reap", "watch"),
+    "iscsi_session": ("session_queue", "session_serve", "session_look", "session_wait", "_on_answer", "_take_answer"),
     "lanes": ("run_lanes", "_scan", "_scan_sense", "_post", "_refuse"),
 }
 

@@ -104,3 +104,23 @@ def test_close_during_the_pauses_ends_it() -> None:
     script = Script({10.0: CLOSED}, [(10, 1000)], 40)
     script.run()
     assert script.now == 40
+
+
+def test_sessions_that_evict_each_other_calm_down(caplog: pytest.LogCaptureFixture) -> None:
+    """Ten losses, each half a second after the login: five are mended at once, later ones ever more slowly."""
+    script = Script({}, [], 200)
+    script.losses[20.0] = CLOSED
+    connect = script.connect
+
+    def and_lost_again() -> None:
+        connect()
+        if len(script.attempts) < 10:
+            script.losses[script.now + 0.5] = CLOSED
+
+    script.connect = and_lost_again  # type: ignore[method-assign]
+    script.run()
+    waits = [
+        round(after - before - 0.5, 3) for before, after in zip(script.attempts, script.attempts[1:], strict=False)
+    ]
+    assert waits == [0, 0, 0, 0, 0, 2, 4, 8, 16]
+    assert "Look whether another initiator uses the same name and ISID" in caplog.text
