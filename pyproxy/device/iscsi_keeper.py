@@ -17,7 +17,7 @@ _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 30.0
 _SHORT_LIFE: Final = 10.0
 _SHORT_LIVES: Final = 5
-"""So many sessions in a row that lasted less than _SHORT_LIFE seconds are made again at once, the next after a pause."""
+"""So many sessions in a row that lasted less than _SHORT_LIFE seconds are made again at once, then after pauses."""
 
 _LOSSES: Final = {
     1: "the connection was closed",

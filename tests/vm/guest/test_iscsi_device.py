@@ -97,6 +97,18 @@ def test_registration_survives_the_loss_of_the_session(device: IscsiDevice) -> N
         assert device.execute(pr_out(REGISTER, key=K, sa_key=K)).good
 
 
+def test_second_session_of_the_same_name_and_isid_evicts_the_first(target: IscsiTarget) -> None:
+    """Session reinstatement (RFC 7143 6.3.5): the one that was there is lost, says so, and does the same in turn."""
+    told: list[str] = []
+    settings = IscsiSettings(url=target.url, initiator=NAMES[0], reconnect_seconds=60)
+    first = IscsiDevice.open(settings, host="host-1", guest="db", lun=0, on_nexus_lost=told.append)
+    second = IscsiDevice.open(settings, host="host-1", guest="db", lun=0)
+    eventually(lambda: told, "the loss of the first session")
+    second.close()
+    eventually(lambda: first.execute(TEST_UNIT_READY).good, "the first session")
+    first.close()
+
+
 def test_storm(target: IscsiTarget) -> None:
     """No command's data are another's, however often the session is lost under them."""
     device = open_device(target, depth=7, reconnect_seconds=60)
