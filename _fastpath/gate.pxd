@@ -12,6 +12,8 @@ cdef enum gate_flag:
     GATE_SPC2_CONFLICT = 16      # another nexus holds an SPC-2 reservation
     GATE_NOT_READY = 32          # the unit was stopped
     GATE_WRITE_PROTECTED = 64    # software write protect
+    GATE_WRITE_THROUGH = 128     # a write ends only when its data are on stable storage
+    GATE_TASK_ABORTED = 256      # commands aborted last end with TASK ABORTED
 
 
 cdef enum access_class:

@@ -9,6 +9,8 @@ GATE_ATTENTION: Final[int]
 GATE_SPC2_CONFLICT: Final[int]
 GATE_NOT_READY: Final[int]
 GATE_WRITE_PROTECTED: Final[int]
+GATE_WRITE_THROUGH: Final[int]
+GATE_TASK_ABORTED: Final[int]
 
 ACCESS_ALWAYS: Final[int]
 ACCESS_READ: Final[int]

@@ -34,6 +34,12 @@ cdef struct lane_ring:
     uint64_t lost  # events that found the ring full since it was last drained
 
 
+# Post what a finished command says about reservations, under this number; at most one event.
+cdef void scan_completion(
+    lane_ring *ring, const sg_command *command, const parsed_cdb *parsed, int index
+) noexcept nogil
+
+
 cdef class LaneRunner:
     cdef readonly Engine engine
     cdef readonly uint64_t overflows

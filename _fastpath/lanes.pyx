@@ -90,8 +90,9 @@ cdef void _scan_sense(lane_ring *ring, const sg_command *command, int index, uin
         _post(ring, index, LANE_EVENT_INFORMATION_LOST, asc, ascq, opcode)
 
 
-cdef void _scan(lane_ring *ring, const sg_command *command, const parsed_cdb *parsed, int index) noexcept nogil:
-    """Post what a finished command says about reservations; at most one event."""
+cdef void scan_completion(
+    lane_ring *ring, const sg_command *command, const parsed_cdb *parsed, int index
+) noexcept nogil:
     if command.fate == SG_FATE_NOT_EXECUTED:
         return
     if command.status == RESERVATION_CONFLICT and command.host_status in (0, DID_NEXUS_FAILURE):
@@ -179,7 +180,7 @@ cdef class LaneRunner:
             # Nearly every command ends here: GOOD, and nobody asked about it.
             if commands[i].status == GOOD and self.parsed[i].lane == CDB_LANE_FAST:
                 continue
-            _scan(&self.ring, &commands[i], &self.parsed[i], i)
+            scan_completion(&self.ring, &commands[i], &self.parsed[i], i)
         return rc
 
     def run(self, Batch batch not None):

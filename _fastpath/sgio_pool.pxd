@@ -15,6 +15,13 @@ cdef struct participant:
 ctypedef int (*issue_call)(int fd, sg_command *command, void *bounce) noexcept nogil
 
 
+# Run one command to its end and fill its result; through a bounce buffer of ``who`` where its pieces do not suit the
+# node. ``maps_pages``: the kernel hands the buffers' own pages to the host adapter.
+cdef void execute_with(
+    issue_call issue, uint32_t max_iovecs, bint maps_pages, participant *who, sg_command *command
+) noexcept nogil
+
+
 cdef struct pool_job:
     # A batch in execution. cursor is (generation << 32) | next index: one compare-and-swap claims a command, and fails
     # if the job was reused meanwhile, so workers may look at jobs that end under their eyes.

@@ -88,9 +88,11 @@ cdef inline bint in_pieces(const sg_command *command) noexcept nogil:
     return command.cdb[0] in (0x08, 0x0A, 0x28, 0x2A, 0x88, 0x8A, 0xA8, 0xAA, 0x2E, 0x8E, 0xAE)
 
 
-cdef void execute(pool *self, participant *who, sg_command *command) noexcept nogil:
-    cdef bint bounced = command.iovec_count > self.max_iovecs or (
-        self.maps_pages and command.iovec_count > 1 and not in_pieces(command))
+cdef void execute_with(
+    issue_call issue, uint32_t max_iovecs, bint maps_pages, participant *who, sg_command *command
+) noexcept nogil:
+    cdef bint bounced = command.iovec_count > max_iovecs or (
+        maps_pages and command.iovec_count > 1 and not in_pieces(command))
     cdef void *bounce = NULL
     cdef size_t received
     cdef int rc = check_command(command)
@@ -101,14 +103,14 @@ cdef void execute(pool *self, participant *who, sg_command *command) noexcept no
         elif command.direction == SG_OUT:
             gather(command, bounce)
     if rc == 0:
-        rc = self.issue(who.fd, command, bounce)
-        if rc == -EINVAL and bounce is NULL and self.maps_pages and command.transfer_length > 0:
+        rc = issue(who.fd, command, bounce)
+        if rc == -EINVAL and bounce is NULL and maps_pages and command.transfer_length > 0:
             # Scattered or unaligned buffers can need more segments than the host takes; EINVAL precedes queuing.
             bounce = bounce_take(&who.bounce, command.transfer_length)
             if bounce is not NULL:
                 if command.direction == SG_OUT:
                     gather(command, bounce)
-                rc = self.issue(who.fd, command, bounce)
+                rc = issue(who.fd, command, bounce)
     if rc == 0 and bounce is not NULL and command.direction == SG_IN:
         received = command.transfer_length
         if command.residual > 0:
@@ -119,6 +121,10 @@ cdef void execute(pool *self, participant *who, sg_command *command) noexcept no
     if rc < 0:
         # EINTR orphans a queued command; EFAULT can come from copying its data back.
         fail_command(command, -rc, SG_FATE_UNKNOWN if rc == -EINTR or rc == -EFAULT else SG_FATE_NOT_EXECUTED)
+
+
+cdef void execute(pool *self, participant *who, sg_command *command) noexcept nogil:
+    execute_with(self.issue, self.max_iovecs, self.maps_pages, who, command)
 
 
 cdef uint32_t help_with(pool *self, pool_job *job, participant *who) noexcept nogil:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from _fastpath.cdb import ParsedCdb
+from _fastpath.cdb import LANE_PR, ParsedCdb, parse
+from _fastpath.optable import SERVICE_ACTION_OPCODES
+from _fastpath.verdict import VARIABLE_LENGTH, Verdicts
 from pyproxy.scsi.sense import INVALID_COMMAND_OPERATION_CODE, INVALID_FIELD_IN_CDB, Sense
 
 ANY: Final = -1
@@ -120,3 +122,48 @@ def deny(parsed: ParsedCdb, *, rawio: bool = False) -> Denied | None:
     if ANY in allowed:
         return None if not parsed.unknown or parsed.opcode in _PERSISTENT_RESERVE else _NOT_ALLOWED
     return None if parsed.service_action in allowed else _NOT_ALLOWED
+
+
+_REPORT_LUNS: Final = 0xA0
+_MAINTENANCE_IN: Final = 0xA3
+_REPORT_SUPPORTED_OPERATION_CODES: Final = 0x0C
+_LONGEST_CDB: Final = 32
+_VARIABLE_ACTIONS: Final = 0x0100
+"""Service actions of operation code 7Fh from here on are vendor specific or not for block devices (SBC-4 table 33)."""
+
+
+def verdicts(*, rawio: bool = False, migrate_pr: bool = True) -> Verdicts:
+    """Return what workers without the GIL may send straight to a unit: what ``deny`` allows and Python need not see.
+
+    PERSISTENT RESERVE and REPORT LUNS, which tells of all of a guest's units, are always for Python; so is REPORT
+    SUPPORTED OPERATION CODES where its answer is masked (``migrate_pr``).
+    """
+    table = Verdicts()
+    for opcode in range(256):
+        if opcode == VARIABLE_LENGTH:
+            actions = range(_VARIABLE_ACTIONS)
+        else:
+            actions = range(32) if opcode in SERVICE_ACTION_OPCODES else range(1)
+        straight = [action for action in actions if _straight(opcode, action, rawio=rawio, migrate_pr=migrate_pr)]
+        if len(straight) == len(actions) or (rawio and opcode == VARIABLE_LENGTH):
+            table.straight(opcode)
+        else:
+            for action in straight:
+                table.straight(opcode, action)
+    return table
+
+
+def _straight(opcode: int, action: int, *, rawio: bool, migrate_pr: bool) -> bool:
+    cdb = bytearray(_LONGEST_CDB)
+    cdb[0] = opcode
+    if opcode == VARIABLE_LENGTH:
+        cdb[7] = _LONGEST_CDB - 8
+        cdb[8:10] = action.to_bytes(2)
+    elif opcode in SERVICE_ACTION_OPCODES:
+        cdb[1] = action
+    parsed = parse(cdb)
+    if parsed.lane == LANE_PR or opcode == _REPORT_LUNS:
+        return False
+    if migrate_pr and opcode == _MAINTENANCE_IN and action == _REPORT_SUPPORTED_OPERATION_CODES:
+        return False
+    return deny(parsed, rawio=rawio) is None

@@ -77,6 +77,26 @@ class GuestUnit:
         settled = self._settle(command)
         return settled if settled is not None else self._pass(command)
 
+    def observe_lane(self, cdb: bytes, kind: int, asc: int = 0, ascq: int = 0) -> None:
+        """Tell the snooper what a lane found about a command of the guest that did not pass here.
+
+        ``kind`` is one of EVENT_* of ``_fastpath.lanes``. Never blocks on the device.
+        """
+        if kind == lanes.EVENT_OVERFLOW:
+            self.snooper.suspect(Suspicion.EVENTS_LOST)
+        elif kind == lanes.EVENT_SPC2_UNKNOWN:
+            self._observe(events_without_answer(cdb))
+        elif kind in _KIND_OF_EVENT:
+            self.snooper.observe(InspectEvent(_KIND_OF_EVENT[kind], cdb[0], asc, ascq))
+
+    def raise_attention(self, *attentions: Sense) -> None:
+        """Report to the guest what its front end has to tell and the device does not know of.
+
+        Such as a reset that reached the guest's own commands alone. Raises what the store raises.
+        """
+        self.snooper.attentions.add(*attentions)
+        self.snooper.flush()
+
     def execute_batch(self, commands: Sequence[Command]) -> list[Result]:
         """Run commands of the guest that arrived together; results in the same order.
 
@@ -187,11 +207,7 @@ class GuestUnit:
             if isinstance(outcome, Result) and outcome.status == Status.CHECK_CONDITION:
                 self.snooper.attentions.note_format(outcome.sense)
         for index, kind, asc, ascq in events:
-            cdb = commands[index].cdb
-            if kind == lanes.EVENT_SPC2_UNKNOWN:
-                self._observe(events_without_answer(cdb))
-            elif kind in _KIND_OF_EVENT:
-                self.snooper.observe(InspectEvent(_KIND_OF_EVENT[kind], cdb[0], asc, ascq))
+            self.observe_lane(commands[index].cdb, kind, asc, ascq)
 
     def _watch_each(self, commands: list[Command], outcomes: Sequence[Result | TransportError | None]) -> None:
         for command, outcome in zip(commands, outcomes, strict=True):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from pyproxy.daemon.documents import PrHelperStatus, UnitStatus
+    from pyproxy.daemon.documents import PrHelperStatus, UnitStatus, VhostUserStatus
 
 
 @click.command(short_help="Show every guest's units and claims.", epilog="Example: pyproxy status --json")
@@ -50,6 +50,8 @@ def status(config_file: Path | None, as_json: bool) -> None:
     for guest in document.guests:
         if guest.pr_helper is not None:
             click.echo(_helper(guest.name, guest.pr_helper))
+        if guest.vhost_user is not None:
+            click.echo(_controller(guest.name, guest.vhost_user))
     for taken in document.open_takeovers:
         click.echo(
             f"guest {taken.guest} on {taken.unit}: a takeover ({taken.id}) was begun {taken.started} and has not "
@@ -69,6 +71,13 @@ def _helper(name: str, helper: PrHelperStatus) -> str:
         f"guest {name}: PERSISTENT RESERVE on {helper.socket}, {helper.connections} connections, "
         f"{helper.requests_in + helper.requests_out} requests"
     )
+
+
+def _controller(name: str, controller: VhostUserStatus) -> str:
+    if controller.error is not None:
+        return f"guest {name}: no controller on {controller.socket}: {controller.error}"
+    connected = "a guest is connected" if controller.connections else "no guest is connected"
+    return f"guest {name}: disks on {controller.socket}, {connected}"
 
 
 def _remarks(migrate_pr: bool, unit: UnitStatus) -> list[str]:

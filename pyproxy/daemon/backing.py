@@ -1,25 +1,60 @@
-"""What a guest's unit stands on: a device node or an emulated unit, opened as the configuration says."""
+"""What a guest's unit stands on: a device node, an iSCSI session or an emulated unit, opened as configured."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
-from pyproxy.config import Config, GuestSection, UnitSection, emulated_serial
+from _fastpath.block_port import BlockPort
+from _fastpath.port import Port
+from _fastpath.sg_port import SgPort
+from pyproxy.config import Config, EmulatedSection, GuestSection, UnitSection, emulated_serial, iscsi_settings
 from pyproxy.daemon.failures import OperationError
-from pyproxy.device.base import Device
+from pyproxy.device.base import Device, TransportError
 from pyproxy.device.emulated import EmulatedUnit
+from pyproxy.device.iscsi import IscsiDevice
 from pyproxy.device.sg import SgDevice
 from pyproxy.scsi.transport_id import SasTransportId, TransportId
+
+
+class NexusLoss:
+    """Passes on that the nexus was lost, to whoever listens now or was not there yet. Called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._listener: Callable[[], None] | None = None
+        self._lost = False
+
+    def __call__(self, _sentence: str) -> None:
+        """Take note of a loss, which was logged with this sentence."""
+        with self._lock:
+            listener = self._listener
+            self._lost = listener is None
+        if listener is not None:
+            listener()
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Tell ``listener`` from now on, and at once what nobody was told."""
+        with self._lock:
+            self._listener = listener
+            lost, self._lost = self._lost, False
+        if lost:
+            listener()
 
 
 @dataclass(frozen=True, slots=True)
 class Backing:
     """An open device; ``initiator`` and ``rtpi`` name the nexus where they are known. ``close`` releases it.
 
-    ``address`` is H:C:T:L as the kernel counts it, None where the kernel does not know the device.
+    ``address`` is H:C:T:L as the kernel counts it, None where the kernel does not know the device. ``port`` makes what
+    a guest's controller submits to without Python; None where every command goes through ``device``. ``loss`` tells
+    when the nexus was lost, where that can be known.
     """
 
     device: Device
@@ -27,29 +62,131 @@ class Backing:
     rtpi: int | None
     close: Callable[[], None]
     address: str | None = None
+    port: Callable[[], Port | BlockPort | None] = lambda: None
+    loss: NexusLoss | None = None
 
 
 OpenBacking: TypeAlias = Callable[[Config, GuestSection, UnitSection], Backing]
 
 
-def open_backing(config: Config, guest: GuestSection, section: UnitSection) -> Backing:
-    """Open what ``section`` names. Raises TransportError, OperationError."""
-    if section.device is not None:
-        node = SgDevice.open(section.device, threads=section.threads, engine=section.engine)
-        return Backing(node, section.initiator, section.rtpi, node.close, node.node.address)
-    assert section.emulated is not None
-    emulated = section.emulated
-    if emulated.path is not None and not emulated.path.parent.is_dir():
+class Backings:
+    """Opens what units stand on. Guests that name one file share the emulated unit in it, each as its own nexus."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._files: dict[str, _SharedUnit] = {}
+
+    def open(self, config: Config, guest: GuestSection, section: UnitSection) -> Backing:
+        """Open what ``section`` names. Raises TransportError, OperationError."""
+        if section.device is not None:
+            node = SgDevice.open(section.device, threads=section.threads, engine=section.engine)
+            ports = _NodePorts(section.device, section.threads)
+            close = _both(ports.close, node.close)
+            return Backing(node, section.initiator, section.rtpi, close, node.node.address, ports.open)
+        if section.iscsi is not None:
+            loss = NexusLoss()
+            session = IscsiDevice.open(
+                iscsi_settings(section.iscsi),
+                host=config.daemon.host_name,
+                guest=guest.name,
+                lun=section.lun,
+                on_nexus_lost=loss,
+            )
+            rtpi = section.rtpi or session.rtpi
+            return Backing(session, session.initiator, rtpi, session.close, port=session.port, loss=loss)
+        assert section.emulated is not None
+        unit, close = self._emulated(config, guest, section, section.emulated)
+        initiator, rtpi = section.initiator or host_port(config), section.rtpi or 1
+        nexus = unit.nexus(initiator, rtpi)
+        return Backing(nexus, initiator, rtpi, close, port=lambda: BlockPort(unit.medium, nexus.gate))
+
+    def _emulated(
+        self, config: Config, guest: GuestSection, section: UnitSection, emulated: EmulatedSection
+    ) -> tuple[EmulatedUnit, Callable[[], None]]:
+        serial = emulated_serial(config, guest, section)
+        if emulated.path is None:
+            unit = EmulatedUnit(emulated.size, block_size=emulated.block_size, serial=serial)
+            return unit, unit.close
         where = f"guest {guest.name} LUN {section.lun}"
-        raise OperationError(f"{where}: the directory {emulated.path.parent} does not exist; make it", "no-directory")
-    unit = EmulatedUnit(
-        emulated.size,
-        path=emulated.path,
-        block_size=emulated.block_size,
-        serial=emulated_serial(config, guest, section),
-    )
-    initiator, rtpi = section.initiator or host_port(config), section.rtpi or 1
-    return Backing(unit.nexus(initiator, rtpi), initiator, rtpi, unit.close)
+        if not emulated.path.parent.is_dir():
+            raise OperationError(
+                f"{where}: the directory {emulated.path.parent} does not exist; make it", "no-directory"
+            )
+        path = os.path.realpath(emulated.path)
+        with self._lock:
+            shared = self._files.get(path)
+            if shared is None:
+                unit = EmulatedUnit(emulated.size, path=emulated.path, block_size=emulated.block_size, serial=serial)
+                shared = self._files[path] = _SharedUnit(unit, emulated)
+            elif shared.section != emulated:
+                raise OperationError(
+                    f"{where}: {path} is open already with another size, block size or serial; make them equal",
+                    "different-unit",
+                )
+            shared.users += 1
+        return shared.unit, lambda: self._release(path)
+
+    def _release(self, path: str) -> None:
+        with self._lock:
+            shared = self._files[path]
+            shared.users -= 1
+            if shared.users == 0:
+                del self._files[path]
+                shared.unit.close()
+
+
+class _NodePorts:
+    """The ports of controllers on one node, each on an open file of its own."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self._path = path
+        self._threads = threads
+        self._ports: list[tuple[SgPort, int]] = []
+
+    def open(self) -> SgPort:
+        """Open the node once more; raises TransportError."""
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise TransportError(
+                error.errno or errno.EIO, f"{self._path}: cannot be opened again for a controller: {error.strerror}"
+            ) from error
+        try:
+            port = SgPort(descriptor, self._threads, label=str(self._path))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._ports.append((port, descriptor))
+        return port
+
+    def close(self) -> None:
+        """End the ports after the commands they have."""
+        while self._ports:
+            port, descriptor = self._ports.pop()
+            port.close()
+            os.close(descriptor)
+
+
+def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
+    def close() -> None:
+        try:
+            first()
+        finally:
+            second()
+
+    return close
+
+
+@dataclass
+class _SharedUnit:
+    unit: EmulatedUnit
+    section: EmulatedSection
+    users: int = 0
+
+
+def open_backing(config: Config, guest: GuestSection, section: UnitSection) -> Backing:
+    """Open what one unit alone stands on; as ``Backings.open``."""
+    return Backings().open(config, guest, section)
 
 
 def host_port(config: Config) -> TransportId:

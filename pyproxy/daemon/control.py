@@ -31,10 +31,10 @@ from pyproxy.daemon.documents import (
     StatusDocument,
     VersionDocument,
 )
+from pyproxy.daemon.front_ends import FrontEnds
 from pyproxy.daemon.host import Host
 from pyproxy.daemon.local import LocalOperations
 from pyproxy.daemon.operations import AdoptRequest, RestoreRequest
-from pyproxy.daemon.pr_sockets import PrSockets
 from pyproxy.daemon.routes import ROUTES, Route
 from pyproxy.device.base import TransportError
 from pyproxy.frontend.messages import API_VERSION, LARGEST_REQUEST, ErrorReply, ExecuteReply, ExecuteRequest
@@ -51,9 +51,9 @@ UNIT_THREADS: Final = 4
 class ControlApi:
     """Handlers of one daemon. ``close`` waits for the device work that is under way."""
 
-    def __init__(self, host: Host, sockets: PrSockets) -> None:
+    def __init__(self, host: Host, front_ends: FrontEnds) -> None:
         self._host = host
-        self._operations = LocalOperations(host, sockets)
+        self._operations = LocalOperations(host, front_ends)
         self._threads = ThreadPoolExecutor(OPERATION_THREADS, "operation")
         self._unit_threads: dict[tuple[str, int], ThreadPoolExecutor] = {}
         self._under_way = 0

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from pyproxy.device.discover import ListedDevice
 from pyproxy.frontend.pr_helper.counters import Counts
+from pyproxy.frontend.vhost_user.counters import Counts as VhostCounts
 from pyproxy.migration.restore import RestoreReport
 from pyproxy.reservation.adopt import Adoption
 from pyproxy.reservation.snapshot import Snapshot
@@ -100,14 +101,44 @@ class PrHelperStatus(Struct, frozen=True, kw_only=True):
         )
 
 
+class VhostUserStatus(Struct, frozen=True, kw_only=True):
+    """A guest's controller: whether a front end is connected and what passed since the daemon started.
+
+    ``rings`` has the data plane's counters by name. ``error`` says why there is no socket.
+    """
+
+    socket: str
+    error: str | None = None
+    connections: int = 0
+    accepted: int = 0
+    refused_peers: int = 0
+    refused_connections: int = 0
+    closed: dict[str, int] = {}
+    rings: dict[str, int] = {}
+
+    @classmethod
+    def of(cls, socket: str, counts: VhostCounts, rings: dict[str, int]) -> VhostUserStatus:
+        """Return the document for a controller that is served."""
+        return cls(
+            socket=socket,
+            connections=counts.connections,
+            accepted=counts.accepted,
+            refused_peers=counts.refused_peers,
+            refused_connections=counts.refused_connections,
+            closed=counts.closed,
+            rings=rings,
+        )
+
+
 class GuestStatus(Struct, frozen=True, kw_only=True):
-    """One guest. ``pr_helper`` is None where no helper socket is configured or no daemon runs."""
+    """One guest. ``pr_helper`` and ``vhost_user`` are None where they are not configured or no daemon runs."""
 
     name: str
     migrate_pr: bool
     rawio: bool
     units: list[UnitStatus]
     pr_helper: PrHelperStatus | None = None
+    vhost_user: VhostUserStatus | None = None
 
 
 class TakeoverStatus(Struct, frozen=True, kw_only=True):

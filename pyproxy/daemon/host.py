@@ -13,7 +13,7 @@ from typing import Final
 
 from pyproxy.config import Config, GuestSection, UnitSection
 from pyproxy.daemon import failures
-from pyproxy.daemon.backing import Backing, OpenBacking, open_backing
+from pyproxy.daemon.backing import Backing, Backings, OpenBacking
 from pyproxy.daemon.documents import StrayIntents
 from pyproxy.daemon.failures import NotFoundError, OperationError
 from pyproxy.daemon.leftovers import stray_intents, takeovers
@@ -24,8 +24,10 @@ from pyproxy.reservation.poll import TryLock
 from pyproxy.reservation.registry import Claim, UnitRegistry
 from pyproxy.reservation.snapshot import SnapshotError
 from pyproxy.reservation.snooper import Snooper
+from pyproxy.reservation.state import Suspicion
 from pyproxy.scsi.identity import LogicalUnitIdentity
 from pyproxy.scsi.sense import Sense
+from pyproxy.scsi.transport_id import IscsiTransportId
 from pyproxy.store.base import Store
 from pyproxy.store.sqlite import SqliteStore
 from pyproxy.unit import GuestUnit
@@ -55,9 +57,9 @@ class Host:
     ``open_backing`` opens a unit's device. Methods may be called from any thread.
     """
 
-    def __init__(self, config: Config, *, open_backing: OpenBacking = open_backing) -> None:
+    def __init__(self, config: Config, *, open_backing: OpenBacking | None = None) -> None:
         self.config = config
-        self._open_backing = open_backing
+        self._open_backing = open_backing if open_backing is not None else Backings().open
         self._registry = UnitRegistry()
         # Leaf lock of the tables below; each unit is opened under a lock of its own, so that a stuck device holds up
         # nobody else.
@@ -237,6 +239,8 @@ class Host:
             try:
                 unit = self._guest_unit(guest, section, backing, name)
                 unit.snooper.received(*eaten)
+                if backing.loss is not None:
+                    backing.loss.listen(lambda: unit.snooper.suspect(Suspicion.NEXUS_LOST))
                 _read_back(unit)
                 if self._serving and section.adopt:
                     _adopt(unit)
@@ -265,14 +269,21 @@ class Host:
         self, guest: GuestSection, section: UnitSection, identity: LogicalUnitIdentity, backing: Backing
     ) -> Claim:
         """Refuse a second guest on one nexus: nexuses differ only where both are named and the names differ."""
-        initiator, rtpi = backing.initiator, backing.rtpi
-        name = _UNNAMED if initiator is None or rtpi is None else f"{initiator} to target port {rtpi}"
+        name = _nexus_name(backing)
         with self._lock:
             others = list(self._units.values())
         for other in others:
             if other.identity.matches(identity) and _UNNAMED in (name, other.claim.nexus):
                 return self._registry.claim(other.claim.unit, other.claim.nexus, guest.name, section.lun)
         return self._registry.claim(identity.name, name, guest.name, section.lun)
+
+
+def _nexus_name(backing: Backing) -> str:
+    initiator, rtpi = backing.initiator, backing.rtpi
+    if isinstance(initiator, IscsiTransportId) and initiator.isid is not None:
+        # A session's own: guests with initiator names of their own differ, whatever target port they end at.
+        return str(initiator)
+    return _UNNAMED if initiator is None or rtpi is None else f"{initiator} to target port {rtpi}"
 
 
 def _store_name(guest: GuestSection, section: UnitSection, device: Device, identity: LogicalUnitIdentity) -> str:

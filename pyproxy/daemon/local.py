@@ -27,10 +27,10 @@ from pyproxy.daemon.documents import (
     type_text,
 )
 from pyproxy.daemon.failures import NotFoundError, OperationError
+from pyproxy.daemon.front_ends import FrontEnds
 from pyproxy.daemon.host import Host, OpenUnit
 from pyproxy.daemon.leftovers import takeovers
 from pyproxy.daemon.operations import AdoptRequest, RestoreRequest
-from pyproxy.daemon.pr_sockets import PrSockets
 from pyproxy.device.base import Device, execute_past_attentions
 from pyproxy.device.sg import SgDevice
 from pyproxy.migration.capture import take_checkpoint
@@ -52,15 +52,16 @@ _READ_TIMEOUT_MS: Final = 10_000
 
 
 class LocalOperations:
-    """Operations on ``host``; with the helper sockets of the daemon where one answers, else ``sockets`` is None."""
+    """Operations on ``host``; with the front ends of the daemon where one answers, else None."""
 
-    def __init__(self, host: Host, sockets: PrSockets | None = None) -> None:
+    def __init__(self, host: Host, front_ends: FrontEnds | None = None) -> None:
         self._host = host
-        self._sockets = sockets
+        self._front_ends = front_ends
 
     def status(self) -> StatusDocument:
         """Return every guest and unit with its tracked state."""
         config = self._host.config
+        ends = self._front_ends
         store = self._host.store  # a locked or damaged store is one failure, not one for each unit
         guests = [
             GuestStatus(
@@ -68,14 +69,15 @@ class LocalOperations:
                 migrate_pr=guest.migrate_pr,
                 rawio=guest.rawio,
                 units=[self._unit_status(guest, section) for section in guest.unit],
-                pr_helper=None if self._sockets is None else self._sockets.status(guest),
+                pr_helper=None if ends is None else ends.pr_helper.status(guest),
+                vhost_user=None if ends is None else ends.vhost_user.status(guest),
             )
             for guest in config.guest
         ]
         return StatusDocument(
             version=__version__,
             host=config.daemon.host_name,
-            daemon=self._sockets is not None,
+            daemon=ends is not None,
             pid=os.getpid(),
             configuration=config.source,
             guests=guests,

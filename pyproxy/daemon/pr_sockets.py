@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import grp
 import logging
 import os
-import pwd
 import socket
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeAlias
 
-from pyproxy.config import Config, GuestSection, PrHelperSection, pr_socket_path
+from pyproxy.config import Config, GuestSection, PrHelperSection, socket_path
 from pyproxy.daemon.documents import PrHelperStatus
 from pyproxy.daemon.host import Host, OpenUnit
+from pyproxy.daemon.sockets import SocketError, listen
 from pyproxy.device.node import NodeError, identify_node
 from pyproxy.device.passed import PassedNode
-from pyproxy.frontend.pr_helper.listener import Listener, ListenError
-from pyproxy.frontend.pr_helper.peers import PeerPolicy
 from pyproxy.frontend.pr_helper.server import PrHelperServer
 from pyproxy.frontend.pr_helper.service import OpenNode
 from pyproxy.scsi.identity import LogicalUnitIdentity
@@ -30,10 +27,6 @@ Activated: TypeAlias = Iterable[tuple[str, socket.socket]]
 """Listening sockets of the service manager, each with the name of the guest it is for."""
 
 _MILLISECONDS: Final = 1000
-
-
-class AccountError(LookupError):
-    """A user or group of the configuration does not exist."""
 
 
 class PrSockets:
@@ -71,7 +64,7 @@ class PrSockets:
         with self._lock:
             server, error = self._servers.get(guest.name), self._errors.get(guest.name)
         if server is None:
-            return PrHelperStatus(socket=str(pr_socket_path(self._host.config, guest)), error=error)
+            return PrHelperStatus(socket=str(socket_path(self._host.config, guest, guest.pr_helper)), error=error)
         return PrHelperStatus.of(server.address, server.counts())
 
     def stop(self, seconds: float) -> bool:
@@ -87,26 +80,19 @@ class PrSockets:
     def _open(self, config: Config, guest: GuestSection, section: PrHelperSection) -> None:
         given = self._activated.pop(guest.name, None)
         try:
-            group = None if section.group is None else _group(section.group)
-            users = {_user(user) for user in section.users}
-            if given is not None:
-                listener = Listener.adopt(given)
-            else:
-                listener = Listener.bind(pr_socket_path(config, guest), group=group)
-        except (ListenError, AccountError) as error:
-            told = str(error.strerror) if isinstance(error, ListenError) else str(error)
-            self._errors[guest.name] = told
-            log.error("guest %s: its helper socket cannot be opened: %s", guest.name, told)  # noqa: TRY400
+            listener, peers = listen(config, guest, section, given)
+        except SocketError as error:
+            self._errors[guest.name] = str(error)
+            log.error("guest %s: its helper socket cannot be opened: %s", guest.name, error)  # noqa: TRY400
             if given is not None:
                 given.close()
             return
-        own = PeerPolicy.own()
         server = PrHelperServer(
             guest.name,
             listener,
             self._open_node,
             self._resolve,
-            peers=PeerPolicy(own.uids | users, frozenset() if group is None else frozenset({group})),
+            peers=peers,
             timeout_ms=_MILLISECONDS * max(unit.timeout for unit in guest.unit),
         )
         server.start()
@@ -154,21 +140,3 @@ def _address(found: OpenUnit | None, device: os.PathLike[str]) -> str | None:
         return identify_node(os.fspath(device), os.stat(device)).address  # noqa: PTH116 -- any path-like
     except (NodeError, OSError):
         return None
-
-
-def _group(account: str | int) -> int:
-    if isinstance(account, int):
-        return account
-    try:
-        return grp.getgrnam(account).gr_gid
-    except KeyError:
-        raise AccountError(f"there is no group {account}; make it, or correct pr_helper.group") from None
-
-
-def _user(account: str | int) -> int:
-    if isinstance(account, int):
-        return account
-    try:
-        return pwd.getpwnam(account).pw_uid
-    except KeyError:
-        raise AccountError(f"there is no user {account}; make it, or correct pr_helper.users") from None

@@ -16,15 +16,15 @@ from aiohttp import web
 
 from pyproxy.config import Config, ConfigError
 from pyproxy.daemon import logs, reload
-from pyproxy.daemon.backing import OpenBacking, open_backing
+from pyproxy.daemon.backing import OpenBacking
 from pyproxy.daemon.control import ControlApi
+from pyproxy.daemon.front_ends import FrontEnds
 from pyproxy.daemon.host import Host
 from pyproxy.daemon.lock import DirectoryError, ensure_private
 from pyproxy.daemon.notify import ServiceManager
 from pyproxy.daemon.poller import Poller
-from pyproxy.daemon.pr_sockets import PrSockets
 from pyproxy.device.passed import PassedNode
-from pyproxy.frontend.pr_helper.listener import activated
+from pyproxy.frontend.listener import activated
 from pyproxy.frontend.pr_helper.service import OpenNode
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def serve(
     config: Config,
     ready: Callable[[], None] = lambda: None,
     *,
-    open_backing: OpenBacking = open_backing,
+    open_backing: OpenBacking | None = None,
     open_node: OpenNode = PassedNode.open,
     load: Callable[[], Config] | None = None,
 ) -> None:
@@ -54,19 +54,19 @@ def serve(
     ensure_private(config.daemon.runtime_dir, "runtime directory")
     host = Host(config, open_backing=open_backing)
     poller = Poller(host, config.daemon.poll_seconds)
-    sockets = PrSockets(host, activated(), open_node=open_node)
+    front_ends = FrontEnds(host, activated(), open_node=open_node)
     try:
         host.open_all()
         listener = _listen(config.daemon.control_socket)
         poller.start()
-        sockets.open()
+        front_ends.open()
         try:
-            asyncio.run(_Daemon(host, poller, sockets, load).serve(listener, ready))
+            asyncio.run(_Daemon(host, poller, front_ends, load).serve(listener, ready))
         finally:
             with contextlib.suppress(FileNotFoundError):
                 config.daemon.control_socket.unlink()
     finally:
-        sockets.stop(_ANSWER_GRACE_SECONDS)
+        front_ends.stop(_ANSWER_GRACE_SECONDS)
         stuck = poller.stop()
         for guest, lun in stuck:
             log.error("guest %s LUN %d: its device did not answer a read in time and is left as it is", guest, lun)
@@ -107,10 +107,10 @@ def _remove_stale(path: Path) -> None:
 class _Daemon:
     """The event loop's part: signals, the control API, and what the service manager is told."""
 
-    def __init__(self, host: Host, poller: Poller, sockets: PrSockets, load: Callable[[], Config] | None) -> None:
+    def __init__(self, host: Host, poller: Poller, front_ends: FrontEnds, load: Callable[[], Config] | None) -> None:
         self._host = host
         self._poller = poller
-        self._sockets = sockets
+        self._front_ends = front_ends
         self._load = load
         self._manager = ServiceManager.from_environment()
         self._hung_up = asyncio.Event()
@@ -122,7 +122,7 @@ class _Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
-        api = ControlApi(self._host, self._sockets)
+        api = ControlApi(self._host, self._front_ends)
         runner = web.AppRunner(
             api.application(), handle_signals=False, access_log=None, shutdown_timeout=_ANSWER_GRACE_SECONDS
         )
@@ -137,7 +137,7 @@ class _Daemon:
         log.info("stopping: no new requests, waiting for the commands under way")
         await site.stop()
         seconds = max(unit.timeout for _, unit in self._host.config.units()) + _TIMEOUT_GRACE_SECONDS
-        if not all(await asyncio.gather(api.drain(seconds), asyncio.to_thread(self._sockets.stop, seconds))):
+        if not all(await asyncio.gather(api.drain(seconds), asyncio.to_thread(self._front_ends.stop, seconds))):
             log.error(
                 "some commands did not end within %d seconds after their time; they are abandoned",
                 _TIMEOUT_GRACE_SECONDS,
@@ -187,5 +187,5 @@ class _Daemon:
         except Exception:
             log.exception("SIGHUP: what was added could not be opened")
             return
-        self._sockets.open()
+        self._front_ends.open()
         log.info("SIGHUP: %d changes applied, %d kept for a restart", len(planned.applied), len(planned.kept))

@@ -81,7 +81,7 @@ class PendingAttentions:
                     continue
                 self._queue.append(sense)
                 self.waiting[0] = 1
-                log.info("%s: %s was received by a read of pyproxy and waits for the guest", self._owner, sense)
+                log.info("%s: %s waits for the guest", self._owner, sense)
 
     def discard(self, *codes: tuple[int, int, int]) -> tuple[Sense, ...]:
         """Remove those with (sense key, ASC, ASCQ) in ``codes`` and return them; used for what we caused ourselves."""

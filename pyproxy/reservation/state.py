@@ -20,6 +20,7 @@ class Suspicion(StrEnum):
 
     RESTART = "restart"
     DEVICE_REPLACED = "device-replaced"
+    NEXUS_LOST = "nexus-lost"
     RESERVATIONS_PREEMPTED = "unit-attention-2a-03"
     RESERVATIONS_RELEASED = "unit-attention-2a-04"
     REGISTRATIONS_PREEMPTED = "unit-attention-2a-05"

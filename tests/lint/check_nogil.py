@@ -20,7 +20,14 @@ ROOT = Path(__file__).parents[2]
 # The loops that run once per command, so that renaming one cannot take it out of the check unnoticed.
 REQUIRED = {
     "cdb": ("parse_many", "parse_scaled", "parse_one", "_decode", "_second_look", "_decode_variable", "_parse_short"),
-    "lanes": ("run_lanes", "_scan", "_scan_sense", "_post", "_refuse"),
+    "lanes": ("run_lanes", "scan_completion", "_scan_sense", "_post", "_refuse"),
+    "virtqueue": ("vring_waiting", "vring_take", "vring_walk", "vring_push", "vring_publish", "vring_must_notify"),
+    "virtio_scsi": ("request_parse", "request_answer", "request_settle"),
+    "block_port": ("block_execute",),
+    "dispatch": ("serve_queue", "_execute", "_route", "_to_blocks", "_finish", "run_port"),
+    "worker": ("worker_run", "worker_pass", "_sleep"),
+    "iscsi": ("submit", "start", "reap", "watch"),
+    "iscsi_session": ("session_queue", "session_serve", "session_look", "session_wait", "_on_answer", "_take_answer"),
 }
 
 _DECLARATION = re.compile(

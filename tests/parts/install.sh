@@ -5,7 +5,7 @@
 #   tests/parts/install.sh GROUP...
 #
 #   build   what compiling the extensions needs: a C compiler and Python's headers
-#   test    the virtual machine (QEMU, module and device tools), the SCSI tools, and Debian's kernel
+#   test    the virtual machine (QEMU, module and device tools), the SCSI tools, libiscsi, tgt, and Debian's kernel
 #   bench   the same as test: the engines are measured in the virtual machine
 #
 # Runs as root, or through sudo. Exit status 0: all is there; 1: something could not be installed, and the
@@ -111,8 +111,8 @@ install_group() {
         ;;
     test | bench)
         # file and binutils tell virtme-ng the kernel's version; iproute2 brings the guest's loopback up.
-        install_packages qemu-system-x86 kmod udev busybox-static file binutils iproute2 procps \
-            sg3-utils libiscsi-bin libiscsi-dev open-iscsi tgt fio
+        install_packages valgrind qemu-system-x86 kmod udev busybox-static file binutils iproute2 procps \
+            sg3-utils libiscsi-bin libiscsi-dev open-iscsi tgt fio fdisk e2fsprogs
         # A program for the guest inside the virtual machine is linked statically.
         command -v "${CC:-cc}" >/dev/null || install_packages gcc
         install_packages libc6-dev

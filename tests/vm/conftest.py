@@ -1,29 +1,39 @@
-"""Tests below ``tests/vm/guest`` run in the virtual machine and are reported here as ordinary tests.
+"""Tests below ``tests/vm/guest`` and ``tests/vm/disk`` run in a virtual machine and are reported as ordinary tests.
 
-On the host they are collected as usual; the first of them boots the machine once, with all that were selected, and
-each item's protocol then hands out what the pytest inside reported for it. Inside the guest this file does nothing.
+On the host they are collected as usual; the first of a directory boots a machine once, with all of it that were
+selected, and each item's protocol then hands out what the pytest inside reported for it. Inside the guest this file
+does nothing. In ``guest`` pyproxy runs in the machine, on the kernel's targets; in ``disk`` the machine is pyproxy's
+guest.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+from tests.vm.disk_host import DiskHost
 from tests.vm.host_session import GuestSession
 
-GUEST_TESTS = Path(__file__).parent / "guest"
+HERE = Path(__file__).parent
+OUTSIDE: dict[str, Callable[[], AbstractContextManager[Sequence[str]]] | None] = {"guest": None, "disk": DiskHost}
+"""Directory -> what stands outside of its machine."""
 INSIDE_GUEST = os.environ.get("PYPROXY_VM_GUEST") == "1"
 
 # An hour on a slow machine is too much for `make test`; `make test-slow` names the directory.
 collect_ignore = ["guest/slow"]
 
-_session = pytest.StashKey[GuestSession]()
+_sessions = pytest.StashKey[dict[str, GuestSession]]()
 
 
-def _runs_in_guest(item: pytest.Item) -> bool:
-    return not INSIDE_GUEST and item.path.is_relative_to(GUEST_TESTS)
+def _machine_of(item: pytest.Item) -> str | None:
+    """The directory whose machine the item runs in, None for one that runs here."""
+    if INSIDE_GUEST:
+        return None
+    return next((name for name in OUTSIDE if item.path.is_relative_to(HERE / name)), None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,12 +44,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    if not _runs_in_guest(item):
+    machine = _machine_of(item)
+    if machine is None:
         return None
-    session = item.session.stash.get(_session, None)
+    sessions = item.session.stash.setdefault(_sessions, {})
+    session = sessions.get(machine)
     if session is None:
-        selected = [each for each in item.session.items if _runs_in_guest(each)]
-        session = item.session.stash[_session] = GuestSession(item.config, selected)
+        for other in sessions.values():
+            other.stop()
+        selected = [each for each in item.session.items if _machine_of(each) == machine]
+        outside = OUTSIDE[machine]
+        session = sessions[machine] = GuestSession(item.config, selected, None if outside is None else outside())
         session.start()
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for report in session.reports(item):
@@ -51,6 +66,5 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    guest = session.stash.get(_session, None)
-    if guest is not None:
+    for guest in session.stash.get(_sessions, {}).values():
         guest.stop()

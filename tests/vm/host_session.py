@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,20 @@ class GuestSession:
 
     Whatever keeps an item from being reported - a boot that fails, a kernel panic, a hang - becomes its failure,
     with the end of the guest's console.
+
+    ``outside`` is what has to stand outside of the guest while it runs; entered before the boot, it returns further
+    options of QEMU.
     """
 
-    def __init__(self, config: pytest.Config, items: Sequence[pytest.Item]) -> None:
+    def __init__(
+        self,
+        config: pytest.Config,
+        items: Sequence[pytest.Item],
+        outside: AbstractContextManager[Sequence[str]] | None = None,
+    ) -> None:
         self._config = config
+        self._outside = outside
+        self._entered = ExitStack()
         self._items = list(items)
         self._directory = _new_run_directory()
         self._report_file = self._directory / "reports.jsonl"
@@ -91,13 +102,16 @@ class GuestSession:
             *self._vm.command,
         ]
         try:
+            if self._outside is not None:
+                self._vm.qemu_options += self._entered.enter_context(self._outside)
             self._vm.start()
-        except VmError as error:
+        except (VmError, OSError, AssertionError) as error:
             self._failure = str(error)
 
     def stop(self) -> None:
         """Power off, whatever the guest is doing."""
         self._vm.stop()
+        self._entered.close()
 
     def reports(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
         """The guest's reports of ``item``, as they come in."""

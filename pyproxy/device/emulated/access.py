@@ -11,7 +11,9 @@ from _fastpath.gate import (
     GATE_PRIVILEGED,
     GATE_RESERVED,
     GATE_SPC2_CONFLICT,
+    GATE_TASK_ABORTED,
     GATE_WRITE_PROTECTED,
+    GATE_WRITE_THROUGH,
 )
 from pyproxy.device.emulated.reservations import Nexus, ReservationState
 
@@ -47,6 +49,8 @@ def gate_flags(
     attention: bool,
     ready: bool,
     write_protected: bool,
+    write_through: bool,
+    task_aborted: bool,
 ) -> int:
     """Return the nexus' rights as the bits its gate keeps for threads without the GIL."""
     flags = 0
@@ -64,4 +68,8 @@ def gate_flags(
         flags |= GATE_NOT_READY
     if write_protected:
         flags |= GATE_WRITE_PROTECTED
+    if write_through:
+        flags |= GATE_WRITE_THROUGH
+    if task_aborted:
+        flags |= GATE_TASK_ABORTED
     return flags

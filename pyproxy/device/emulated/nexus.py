@@ -113,6 +113,7 @@ class EmulatedNexus:
         """Abort every command of this nexus."""
         with self.unit.lock:
             self.aborted_by_other = False
+            self.unit.refresh(self)
             self.gate.abort()
 
     def logical_unit_reset(self) -> None:
@@ -123,6 +124,7 @@ class EmulatedNexus:
         """Lose the nexus (or log out): its commands and its SPC-2 reservation end, persistent reservations stay."""
         with self.unit.lock:
             self.aborted_by_other = False
+            self.unit.refresh(self)
             self.gate.abort()
             if self.unit.spc2_holder == self.identity:
                 self.unit.hold_spc2(None)

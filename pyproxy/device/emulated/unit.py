@@ -169,6 +169,7 @@ class EmulatedUnit:
     def _restart(self) -> None:
         for nexus in self._nexuses.values():
             nexus.aborted_by_other = True
+            self.refresh(nexus)
             nexus.gate.abort()
         self.spc2_holder = None
         self.started = True
@@ -197,6 +198,8 @@ class EmulatedUnit:
             attention=bool(nexus.attentions),
             ready=self.started,
             write_protected=self.modes.swp,
+            write_through=not self.modes.wce,
+            task_aborted=nexus.aborted_by_other and self.modes.tas,
         )
 
     def refresh_all(self) -> None:
@@ -243,6 +246,7 @@ class EmulatedUnit:
         if victim is None:
             return
         victim.aborted_by_other = victim is not by
+        self.refresh(victim)
         if victim.gate.abort() and victim is not by and not self.modes.tas:
             victim.attentions.establish(COMMANDS_CLEARED_BY_ANOTHER_INITIATOR)
 

@@ -11,10 +11,10 @@ import socket
 from typing import Final
 
 from _fastpath.pr_socket import StraightPath, Switch
-from pyproxy.frontend.pr_helper.complaints import Complaints
+from pyproxy.frontend.complaints import Complaints
+from pyproxy.frontend.peers import Peer
 from pyproxy.frontend.pr_helper.counters import Counters
 from pyproxy.frontend.pr_helper.message import Reply, Request
-from pyproxy.frontend.pr_helper.peers import Peer
 from pyproxy.frontend.pr_helper.service import KnownDevice, Service
 from pyproxy.frontend.pr_helper.session import CloseReason, Outcome, Session, State
 from pyproxy.scsi.command import Result

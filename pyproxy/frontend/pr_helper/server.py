@@ -12,11 +12,11 @@ import time
 from typing import Final
 
 from _fastpath.pr_socket import Switch
-from pyproxy.frontend.pr_helper.complaints import Complaints
+from pyproxy.frontend.complaints import Complaints
+from pyproxy.frontend.listener import Listener
+from pyproxy.frontend.peers import PeerPolicy, peer_of
 from pyproxy.frontend.pr_helper.connection import Connection
 from pyproxy.frontend.pr_helper.counters import Counters, Counts
-from pyproxy.frontend.pr_helper.listener import Listener
-from pyproxy.frontend.pr_helper.peers import PeerPolicy, peer_of
 from pyproxy.frontend.pr_helper.service import OpenNode, Resolve, Service
 from pyproxy.scsi.command import DEFAULT_TIMEOUT_MS
 

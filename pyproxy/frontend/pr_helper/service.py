@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from pyproxy.device.base import Device, TransportError, UnexpectedReplyError, read_identity
+from pyproxy.frontend.complaints import Complaints
+from pyproxy.frontend.peers import Peer
 from pyproxy.frontend.pr_helper.answers import reply_to_errno, reply_to_result, reply_with
-from pyproxy.frontend.pr_helper.complaints import Complaints
 from pyproxy.frontend.pr_helper.message import Reply, Request
-from pyproxy.frontend.pr_helper.peers import Peer
 from pyproxy.reservation.events import EventKind, events_of
 from pyproxy.scsi.command import DEFAULT_TIMEOUT_MS, Command, Result
 from pyproxy.scsi.constants import Status

@@ -73,8 +73,8 @@ MISTAKES = [
     ),
     ("threads", GOOD + "threads = 65\n", "guest[0].unit[0].threads", ["1 to 64"]),
     ("engine", GOOD + 'engine = "fast"\n', "guest[0].unit[0].engine", ['"auto", "sync", "async" or "bsg"']),
-    ("neither backing", GUEST + UNIT, "guest[0].unit[0]", ["exactly one of device and emulated"]),
-    ("both backings", GOOD + "emulated = {}\n", "guest[0].unit[0]", ["exactly one of device and emulated"]),
+    ("neither backing", GUEST + UNIT, "guest[0].unit[0]", ["exactly one of device, emulated and iscsi"]),
+    ("both backings", GOOD + "emulated = {}\n", "guest[0].unit[0]", ["exactly one of device, emulated and iscsi"]),
     ("emulated list", GUEST + UNIT + "emulated = []\n", "guest[0].unit[0].emulated", ["must be a table"]),
     (
         "size word",
@@ -131,7 +131,7 @@ MISTAKES = [
         + UNIT
         + 'device = "/dev/sg2"\n',
         "guest[1].pr_helper.socket",
-        ["/run/../run/pr.sock is already guest[0].pr_helper", "a socket is one guest's"],
+        ["/run/../run/pr.sock is already guest[0].pr_helper", "a socket tells which guest connects"],
     ),
     (
         "the helper socket is the control socket",

@@ -120,7 +120,7 @@ def test_a_socket_that_cannot_be_had_leaves_the_others_served(serve: Serve, tmp_
     errors = {name: status(daemon, name)["pr_helper"]["error"] for name in ("web", "db", "ci")}
     assert "is there already and is no socket; remove it or choose another path" in errors["web"]
     assert errors["db"] is None
-    assert errors["ci"] == "there is no group nosuch; make it, or correct pr_helper.group"
+    assert errors["ci"] == "there is no group nosuch; make it, or correct the socket's group"
     with disk(tmp_path, "db") as descriptor:
         register(daemon.socket.parent / "db-pr.sock", descriptor)
     # What was in the way is gone: a reload tries again.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from _fastpath.cdb import parse
-from pyproxy.policy import Denial, deny
+from pyproxy.policy import Denial, deny, verdicts
 
 ALLOWED_SIX = [0x00, 0x03, 0x08, 0x0A, 0x12, 0x15, 0x16, 0x17, 0x1A, 0x1B, 0x1C, 0x1E]
 ALLOWED_TEN = [
@@ -102,3 +102,23 @@ def test_cdb_cut_short_never_passes(cdb: str, rawio: bool) -> None:
     assert denied is not None
     assert denied.reason is Denial.TRUNCATED
     assert denied.sense.code == (0x5, 0x24, 0x00)
+
+
+@pytest.mark.parametrize("migrate_pr", [False, True])
+@pytest.mark.parametrize("rawio", [False, True])
+def test_workers_send_straight_what_is_allowed_and_python_need_not_see(rawio: bool, migrate_pr: bool) -> None:
+    table = verdicts(rawio=rawio, migrate_pr=migrate_pr)
+    for opcode in range(256):
+        for action in range(32):
+            parsed = parse(bytes([opcode, action]) + bytes(5) + b"\x18" + bytes([0, action]) + bytes(22))
+            wanted = deny(parsed, rawio=rawio) is None and opcode not in (0x5E, 0x5F, 0xA0)
+            if migrate_pr and opcode == 0xA3 and action == 0x0C:
+                wanted = False
+            assert table.passes(parsed) == wanted, f"{opcode:02X}h/{action:02X}h"
+    assert not table.passes(parse(b"\x28\0"))
+
+
+def test_variable_length_service_actions_beyond_the_table() -> None:
+    strange = parse(b"\x7f" + bytes(6) + b"\x18\x80\x09" + bytes(22))
+    assert not verdicts().passes(strange)
+    assert verdicts(rawio=True).passes(strange)

@@ -12,7 +12,7 @@ from pathlib import Path
 from pyproxy.device.base import Device
 from pyproxy.device.emulated import EmulatedUnit
 from pyproxy.device.node import NodeError, identify_node
-from pyproxy.frontend.pr_helper.listener import Listener
+from pyproxy.frontend.listener import Listener
 from pyproxy.frontend.pr_helper.server import PrHelperServer
 from pyproxy.reservation.snooper import Snooper
 from pyproxy.scsi.command import Command, Result

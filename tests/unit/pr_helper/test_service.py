@@ -14,8 +14,8 @@ import pytest
 
 from pyproxy.device.base import TransportError
 from pyproxy.device.emulated import EmulatedUnit
+from pyproxy.frontend.peers import Peer
 from pyproxy.frontend.pr_helper.message import Request
-from pyproxy.frontend.pr_helper.peers import Peer
 from pyproxy.scsi.command import Command, Result
 from pyproxy.scsi.sense import RESERVATIONS_RELEASED
 from tests.unit.pr_helper.exchange import CLOSED, Answer, Client, open_descriptors, parameters, prin, prout

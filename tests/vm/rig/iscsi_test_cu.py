@@ -60,12 +60,13 @@ _VERDICT = re.compile(r"^(passed|FAILED)", re.MULTILINE)
 _TEST = re.compile(r"^  Test: (\S+) \.\.\.(.*?)(?=^  Test: |^Run Summary:|\Z)", re.MULTILINE | re.DOTALL)
 
 
-def run_suite(suite: str, device: str, timeout: float = 240.0) -> tuple[dict[str, str], str]:
-    """Run one suite against an SG node or an iSCSI URL: test -> passed, failed or skipped, and the tool's output.
+def run_suite(suite: str, device: str, *second: str, timeout: float = 240.0) -> tuple[dict[str, str], str]:
+    """Run one suite against an SG node or an iSCSI URL, and a ``second`` nexus where one is given.
 
-    A test counts as skipped as soon as the tool skips a part of it.
+    Returns test -> passed, failed or skipped, and the tool's output. A test counts as skipped as soon as the tool skips
+    a part of it.
     """
-    return _run(["iscsi-test-cu", "--dataloss", f"--test=ALL.{suite}", device], timeout)
+    return _run(["iscsi-test-cu", "--dataloss", f"--test=ALL.{suite}", device, *second], timeout)
 
 
 def _run(words: Sequence[str], timeout: float) -> tuple[dict[str, str], str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pyproxy.device.base import read_identity
 from pyproxy.device.passed import PassedNode
 from pyproxy.device.sg import SgDevice
-from pyproxy.frontend.pr_helper.listener import Listener
+from pyproxy.frontend.listener import Listener
 from pyproxy.frontend.pr_helper.server import PrHelperServer
 from pyproxy.reservation.snooper import Snooper
 from pyproxy.scsi.identity import LogicalUnitIdentity

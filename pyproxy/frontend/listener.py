@@ -142,9 +142,7 @@ def _check_free(path: Path) -> None:
         except OSError as error:
             if error.errno != errno.EAGAIN:
                 raise ListenError(error.errno, f"{path}: cannot be looked at: {error.strerror}") from error
-    raise ListenError(
-        errno.EADDRINUSE, f"{path}: another process, such as qemu-pr-helper, answers there; stop it first"
-    )
+    raise ListenError(errno.EADDRINUSE, f"{path}: another process answers there; stop it first")
 
 
 def _make(path: Path, group: int | None) -> socket.socket:

@@ -11,7 +11,7 @@ import textwrap
 
 import pytest
 
-from pyproxy.frontend.pr_helper.listener import Listener, ListenError, activated
+from pyproxy.frontend.listener import Listener, ListenError, activated
 
 
 def connects(path) -> bool:
@@ -45,7 +45,7 @@ def test_the_group_is_set(tmp_path):
 def test_the_socket_of_a_killed_process_is_replaced(tmp_path):
     script = f"""
         import os, pathlib
-        from pyproxy.frontend.pr_helper.listener import Listener
+        from pyproxy.frontend.listener import Listener
         listener = Listener.bind(pathlib.Path({os.fspath(tmp_path / "pr.sock")!r}))
         os.kill(os.getpid(), 9)
     """
@@ -88,7 +88,7 @@ def test_a_socket_that_another_program_answers_on_is_left_alone(tmp_path):
     with socket.socket(socket.AF_UNIX) as theirs:
         theirs.bind(os.fspath(path))
         theirs.listen()
-        with pytest.raises(ListenError, match="another process, such as qemu-pr-helper, answers there; stop it first"):
+        with pytest.raises(ListenError, match="another process answers there; stop it first"):
             Listener.bind(path)
         assert connects(path)
 
@@ -126,7 +126,7 @@ def test_closing_leaves_a_path_that_became_anothers(tmp_path):
 def test_systemds_sockets_are_taken_with_their_names(tmp_path):
     script = """
         import os, socket, sys
-        from pyproxy.frontend.pr_helper.listener import Listener, activated
+        from pyproxy.frontend.listener import Listener, activated
         os.environ["LISTEN_PID"] = str(os.getpid())
         found = activated()
         for name, each in found:

@@ -1,0 +1,1 @@
+"""Where requests go; for nogil callers only, see dispatch.pxd."""

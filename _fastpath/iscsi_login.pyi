@@ -1,0 +1,1 @@
+"""Connecting, logging in and logging out; used from C by _fastpath.iscsi."""

@@ -1,0 +1,1 @@
+"""The thread that takes a controller's requests to Python and their answers back."""

@@ -1,0 +1,1 @@
+"""Requests of the virtio SCSI host device; for nogil callers only, see virtio_scsi.pxd."""

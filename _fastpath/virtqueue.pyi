@@ -1,0 +1,1 @@
+"""Split virtqueues as the device sees them; for nogil callers only, see virtqueue.pxd."""

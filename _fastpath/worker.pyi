@@ -1,0 +1,1 @@
+"""The worker thread's loop; for nogil callers only, see worker.pxd."""

@@ -1,0 +1,3 @@
+"""tests/conformance/test_verify.py on tgt."""
+
+from tests.conformance.test_verify import *  # noqa: F403

@@ -1,0 +1,3 @@
+"""tests/conformance/test_write.py on tgt."""
+
+from tests.conformance.test_write import *  # noqa: F403
