@@ -92,6 +92,8 @@ class Generator:
     descriptors: tuple[str, ...] = ("rw",)
     """Names of descriptors to use besides ``rw``; the strange ones are drawn now and then."""
     random: random.Random = field(init=False)
+    key: int = field(init=False, default=0)
+    """What the client has registered if its last registration was GOOD: other commands mostly name it."""
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -99,6 +101,7 @@ class Generator:
     def conversation(self, length: int) -> list[Step]:
         """At most ``length`` steps; those that make a helper close come last."""
         steps: list[Step] = []
+        self.key = 0
         while len(steps) < length:
             step = self._step()
             steps.append(step)
@@ -140,7 +143,10 @@ class Generator:
         choice = self.random.choice
         action = choice((0, 0, 0, 1, 1, 2, 2, 3, 4, 4, 5, 6, 6, 6, 7, 8, 31))
         flags = choice((0, 0, 0, 0, 0, 1, 1, 4, 8))
-        data = parameters(choice(KEYS), choice(KEYS), flags)
+        key, sa_key = choice((self.key, self.key, choice(KEYS))), choice(KEYS)
+        data = parameters(key, sa_key, flags)
+        if action == 6 or (action == 0 and key == self.key):
+            self.key = sa_key
         type_, scope = choice((0, 1, 1, 3, 3, 5, 6, 7, 8, 2, 15)), choice((0, 0, 0, 0, 0, 1))
         draw = self.random.random()
         if draw < 0.05:

@@ -13,11 +13,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Self
 
-from pyproxy.frontend.pr_helper.listener import Listener
-
 from pyproxy.device.base import read_identity
 from pyproxy.device.passed import PassedNode
 from pyproxy.device.sg import SgDevice
+from pyproxy.frontend.listener import Listener
 from pyproxy.frontend.pr_helper.counters import Counts
 from pyproxy.frontend.pr_helper.server import PrHelperServer
 from pyproxy.reservation.snooper import Snooper
