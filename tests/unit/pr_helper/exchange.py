@@ -17,6 +17,8 @@ from pathlib import Path
 
 TIMEOUT = 60.0
 KEYS = (0, 0x1111, 0x2222, 0xFEDCBA9876543210)
+OTHERS_KEYS = (0x1111, 0x3333)
+"""What another nexus may have registered: PREEMPT of anything else only ends in a conflict."""
 NOT_PERSISTENT_RESERVE = (0x00, 0x12, 0x28, 0x5D, 0x60, 0xA0, 0xFF)
 
 
@@ -144,6 +146,8 @@ class Generator:
         action = choice((0, 0, 0, 1, 1, 2, 2, 3, 4, 4, 5, 6, 6, 6, 7, 8, 31))
         flags = choice((0, 0, 0, 0, 0, 1, 1, 4, 8))
         key, sa_key = choice((self.key, self.key, choice(KEYS))), choice(KEYS)
+        if action in (4, 5) and self.random.random() < 0.7:
+            key, sa_key = self.key, choice(OTHERS_KEYS)
         data = parameters(key, sa_key, flags)
         if action == 6 or (action == 0 and key == self.key):
             self.key = sa_key

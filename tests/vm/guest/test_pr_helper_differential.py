@@ -18,7 +18,7 @@ import pytest
 
 from pyproxy.unit import GuestUnit
 from tests.unit.pr_helper.differences import ALLOWED, Comparison
-from tests.unit.pr_helper.exchange import Answer, Client, Generator, Step
+from tests.unit.pr_helper.exchange import OTHERS_KEYS, Answer, Client, Generator, Step
 from tests.unit.pr_helper.qemu import qemu_pr_helper
 from tests.vm.rig.lio import LioUnit
 from tests.vm.rig.pr_helper import helper
@@ -65,7 +65,7 @@ class Bystander:
     def plan(self) -> Plan:
         if self.random.random() < 0.5:
             return []
-        key = self.random.choice((0x1111, 0x3333))
+        key = self.random.choice(OTHERS_KEYS)
         plan = [(6, {"sa_key": key})]
         if self.random.random() < 0.6:
             plan.append((1, {"key": key, "type_": self.random.choice((1, 3, 5, 6, 7, 8))}))
