@@ -116,7 +116,7 @@ device = "/dev/null"
         return seen
 
     def checkpoint(self) -> bytes:
-        return LocalOperations(self.host, daemon=False).checkpoint(GUEST, None)
+        return LocalOperations(self.host).checkpoint(GUEST, None)
 
     def restore(
         self, document: bytes, *, source: GuestHost | None = None, dead: bool = False, watch: Watch | None = None
@@ -124,7 +124,7 @@ device = "/dev/null"
         """What ``pyproxy restore`` does; the source's nexus is the session that the source has."""
         watch = watch or Watch()
         found = self.host.open_unit(GUEST, 0)
-        return LocalOperations(self.host, daemon=False).take_over(
+        return LocalOperations(self.host).take_over(
             decode_checkpoint(document),
             watch.over(found.unit.device, "destination"),
             None if source is None else watch.over(source.unit.device, "source"),
