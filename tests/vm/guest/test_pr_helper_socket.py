@@ -13,6 +13,7 @@ import pytest
 
 from tests.unit.pr_helper.exchange import Answer, Client, parameters, prin, prout
 from tests.unit.pr_helper.qemu import qemu_pr_helper
+from tests.vm.rig.nodes import settle
 from tests.vm.rig.pr_helper import helper
 
 KEY = 0x1234
@@ -94,6 +95,8 @@ def test_without_migration_nothing_is_masked(nexus, tmp_path):
 
 def test_unit_attentions_on_the_straight_path_reach_guest_and_snooper(lio, tmp_path):
     nexus, other = lio(2).nexuses
+    # Where a test before closed the disk, udev looks at it once more, and would get the unit attention.
+    settle()
     with helper(tmp_path, nexus) as rig, opened(nexus.sd) as device, Client(rig.path) as client:
         (unit,) = rig.units.values()
         register, parameter_list = REGISTER
