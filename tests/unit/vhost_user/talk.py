@@ -28,6 +28,10 @@ OFFERED_PROTOCOL = 0xB00B
 FEATURES = 0x1_4000_0000
 LOG_ALL = 1 << 26
 
+DONE = bytes(8)
+FAILED = b"\x01" + bytes(7)
+"""Acknowledgements (REPLY_ACK): zero, and anything else."""
+
 
 def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
