@@ -32,9 +32,9 @@ def make() -> None:
     IMAGE.mkdir(parents=True, exist_ok=True)
     files = {"init": (_EXECUTABLE, _compiled()), "modules": (_DIRECTORY, b"")}
     for number, path in enumerate(in_load_order(modules, MODULES)):
-        files[f"modules/{number:02d}.ko"] = _FILE, _module(path)
-    _replace(INITRAMFS, cpio(files))
-    _replace(VMLINUX, unpacked(kernel.image.read_bytes()))
+        files[f"modules/{number:02d}.ko"] = _FILE, module(path)
+    replace(INITRAMFS, cpio(files))
+    replace(VMLINUX, unpacked(kernel.image.read_bytes()))
 
 
 def unpacked(image: bytes) -> bytes:
@@ -88,7 +88,8 @@ def _module_name(file: str) -> str:
     return Path(file).name.partition(".ko")[0].replace("-", "_")
 
 
-def _module(path: Path) -> bytes:
+def module(path: Path) -> bytes:
+    """A kernel module, unpacked."""
     return lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
 
 
@@ -98,7 +99,8 @@ def _compiled() -> bytes:
     return program.read_bytes()
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
     new = path.with_name(path.name + ".new")
     new.write_bytes(content)
     new.rename(path)
