@@ -1,7 +1,7 @@
 # cython: language_level=3
 """C view of one guest's virtio-scsi controller."""
 
-from libc.stdint cimport uint16_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from _fastpath.guest_memory cimport DirtyLog, GuestMemory
 from _fastpath.inflight cimport InflightRegion
@@ -38,6 +38,7 @@ cdef class Controller:
     cdef bint events_missed
     cdef readonly bint closed
     cdef bint held
+    cdef bint shut
     cdef object lock
     cdef dict ports
     cdef list threads
@@ -48,6 +49,8 @@ cdef class Controller:
     cdef worker *_worker_of(self, int index) noexcept
     cdef void _pause(self) noexcept
     cdef void _resume(self) noexcept
+    cdef uint32_t _in_flight(self) noexcept
+    cdef void _run_what_may(self) noexcept
     cdef void _drain(self, queue *one) noexcept
     cdef void _apply(self, queue *one) noexcept
     cdef void _set_running(self, queue *one) noexcept

@@ -149,6 +149,15 @@ class Controller:
     def detach(self, target: int, lun: int) -> None:
         """Take a unit away when the commands its port has are answered."""
 
+    def shut_gate(self) -> None:
+        """Take no request of any queue any more, started or started later; what was taken goes on. Safe to repeat."""
+
+    def drain_gate(self, seconds: float) -> bool:
+        """Wait, with the gate shut, until what was taken is answered and published; False where some is not."""
+
+    def open_gate(self) -> None:
+        """Take requests again, those that waited first; safe to repeat."""
+
     def hold(self) -> None:
         """Make every worker stand still until ``release``, which the same thread must call; for tests and measuring."""
 

@@ -24,6 +24,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_
 
 import os
 import threading
+import time
 
 cdef extern from "<sys/eventfd.h>" nogil:
     int eventfd(unsigned int value, int flags)
@@ -195,6 +196,57 @@ cdef class Controller:
         self._resume()
         self.lock.release()
 
+    # --- the serve gate ---
+
+    def shut_gate(self):
+        self._check_caller()
+        with self.lock:
+            self.shut = True
+            self._run_what_may()
+
+    def open_gate(self):
+        cdef int i
+        self._check_caller()
+        with self.lock:
+            self.shut = False
+            self._run_what_may()
+            for i in range(self.worker_count):
+                wake(&self.workers[i].sleep)
+
+    def drain_gate(self, double seconds):
+        self._check_caller()
+        deadline = time.monotonic() + seconds
+        while True:
+            # Whoever stops a queue holds the lock until that queue's requests have ended.
+            if not self.lock.acquire(timeout=max(deadline - time.monotonic(), 0)):
+                return False
+            try:
+                if self._in_flight() == 0:
+                    self._pause()  # what was answered last is published before a worker stands still
+                    self._resume()
+                    return True
+            finally:
+                self.lock.release()
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.001)
+
+    cdef uint32_t _in_flight(self) noexcept:
+        cdef uint32_t total = 0
+        cdef int i
+        for i in range(self.queue_count):
+            if self.queues[i] is not NULL and i != EVENT_QUEUE:
+                total += sgio_load(&self.queues[i].in_flight)
+        return total
+
+    cdef void _run_what_may(self) noexcept:
+        cdef int i
+        self._pause()
+        for i in range(self.queue_count):
+            if self.queues[i] is not NULL:
+                self._set_running(self.queues[i])
+        self._resume()
+
     def _check_caller(self):
         if threading.current_thread() in self.threads:
             raise RuntimeError("a handler cannot wait for the requests it is itself needed for; use another thread")
@@ -304,6 +356,8 @@ cdef class Controller:
     cdef void _set_running(self, queue *one) noexcept:
         one.enabled = self.enabled[one.index]
         one.running = one.started and one.enabled and not one.ring.broken and not one.stopping
+        if self.shut and one.index != EVENT_QUEUE:
+            one.running = False
 
     def start_queue(self, int index, *, int size, uint64_t descriptor_address, uint64_t available_address,
                     uint64_t used_address, used_log_address=None, int base=0, int kick=-1, int call=-1, int error=-1):

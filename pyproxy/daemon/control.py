@@ -38,6 +38,7 @@ from pyproxy.daemon.operations import AdoptRequest, RestoreRequest
 from pyproxy.daemon.routes import ROUTES, Route
 from pyproxy.device.base import TransportError
 from pyproxy.frontend.messages import API_VERSION, LARGEST_REQUEST, ErrorReply, ExecuteReply, ExecuteRequest
+from pyproxy.scsi.command import Result
 
 T = TypeVar("T")
 _Operation = Callable[[web.Request, Any], Awaitable[msgspec.Struct | bytes]]
@@ -53,6 +54,7 @@ class ControlApi:
 
     def __init__(self, host: Host, front_ends: FrontEnds) -> None:
         self._host = host
+        self._gates = front_ends.gates
         self._operations = LocalOperations(host, front_ends)
         self._threads = ThreadPoolExecutor(OPERATION_THREADS, "operation")
         self._unit_threads: dict[tuple[str, int], ThreadPoolExecutor] = {}
@@ -141,7 +143,12 @@ class ControlApi:
         pool = self._unit_threads.get((guest, lun))
         if pool is None:
             pool = self._unit_threads[guest, lun] = ThreadPoolExecutor(UNIT_THREADS, f"{guest}/{lun}")
-        result = await self._run(lambda: self._host.unit(guest, lun).execute(command), pool)
+
+        def execute() -> Result:
+            with self._gates.entered(guest):
+                return self._host.unit(guest, lun).execute(command)
+
+        result = await self._run(execute, pool)
         return ExecuteReply.of(result)
 
     async def _run(self, work: Callable[[], T], pool: ThreadPoolExecutor | None = None) -> T:

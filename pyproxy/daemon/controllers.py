@@ -11,6 +11,7 @@ from typing import Final
 from pyproxy.config import Config, GuestSection, VhostUserSection, socket_path
 from pyproxy.daemon import failures
 from pyproxy.daemon.documents import VhostUserStatus
+from pyproxy.daemon.gates import Gates
 from pyproxy.daemon.host import Host
 from pyproxy.daemon.sockets import SocketError, listen, peers_of
 from pyproxy.frontend.vhost_user.data_plane import DataPlane
@@ -42,8 +43,9 @@ class Controllers:
     again.
     """
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, gates: Gates) -> None:
         self._host = host
+        self._gates = gates
         self._lock = threading.Lock()
         self._served: dict[str, _Served] = {}
         self._errors: dict[str, str] = {}
@@ -100,11 +102,13 @@ class Controllers:
         seconds = max(unit.timeout for unit in guest.unit)
         controller = ScsiController(name, rings, timeout_ms=_MILLISECONDS * seconds, poll_us=section.poll_us)
         plane = DataPlane.of(controller.plane)
+        events = self._gates.rings(guest.name)
+        self._gates.add_queues(guest.name, controller.plane)
         server: VhostUserServer | VhostUserDialer
         if listener is None:
-            server = VhostUserDialer(name, path, rings, plane, peers=peers)
+            server = VhostUserDialer(name, path, rings, plane, peers=peers, events=events)
         else:
-            server = VhostUserServer(name, listener, rings, plane, peers=peers)
+            server = VhostUserServer(name, listener, rings, plane, peers=peers, events=events)
         controller.negotiated(lambda: server.features)
         served = _Served(controller, server, str(path))
         self._attach(guest, served)

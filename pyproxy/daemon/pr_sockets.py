@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 
 from pyproxy.config import Config, GuestSection, PrHelperSection, socket_path
 from pyproxy.daemon.documents import PrHelperStatus
+from pyproxy.daemon.gates import Gates
 from pyproxy.daemon.host import Host, OpenUnit
 from pyproxy.daemon.sockets import SocketError, listen
 from pyproxy.device.node import NodeError, identify_node
@@ -35,8 +36,11 @@ class PrSockets:
     A socket that cannot be had is logged and told by ``status``; the other guests are served, and ``open`` tries again.
     """
 
-    def __init__(self, host: Host, activated: Activated = (), *, open_node: OpenNode = PassedNode.open) -> None:
+    def __init__(
+        self, host: Host, gates: Gates, activated: Activated = (), *, open_node: OpenNode = PassedNode.open
+    ) -> None:
         self._host = host
+        self._gates = gates
         self._open_node = open_node
         self._activated = dict(activated)
         self._lock = threading.Lock()
@@ -94,7 +98,9 @@ class PrSockets:
             self._resolve,
             peers=peers,
             timeout_ms=_MILLISECONDS * max(unit.timeout for unit in guest.unit),
+            gate=self._gates.gate(guest.name),
         )
+        self._gates.add_shutting(guest.name, server.gate_shut)
         server.start()
         self._errors.pop(guest.name, None)
         self._servers[guest.name] = server

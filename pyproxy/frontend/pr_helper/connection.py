@@ -139,13 +139,15 @@ class Connection:
 
     def _admit(self, device: KnownDevice, unit: GuestUnit) -> None:
         snooper = unit.snooper
-        self._path.admit(
-            device.number,
-            device.is_block,
-            device.watch.descriptor,
-            snooper.attentions.waiting,
-            snooper.migrate_pr,
-            _Owner(device, unit),
+        self._service.gate.if_open(
+            lambda: self._path.admit(
+                device.number,
+                device.is_block,
+                device.watch.descriptor,
+                snooper.attentions.waiting,
+                snooper.migrate_pr,
+                _Owner(device, unit),
+            )
         )
 
     def _send(self, request: Request, reply: Reply) -> None:

@@ -17,7 +17,8 @@ from pyproxy.frontend.listener import Listener
 from pyproxy.frontend.peers import PeerPolicy, peer_of
 from pyproxy.frontend.pr_helper.connection import Connection
 from pyproxy.frontend.pr_helper.counters import Counters, Counts
-from pyproxy.frontend.pr_helper.service import OpenNode, Resolve, Service
+from pyproxy.frontend.pr_helper.service import GATE_SECONDS, OpenNode, Resolve, Service
+from pyproxy.frontend.serve_gate import ServeGate
 from pyproxy.scsi.command import DEFAULT_TIMEOUT_MS
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ class PrHelperServer:
         timeout_ms: int = DEFAULT_TIMEOUT_MS,
         max_connections: int = MAX_CONNECTIONS,
         straight: bool = True,
+        gate: ServeGate | None = None,
+        gate_seconds: float = GATE_SECONDS,
     ) -> None:
         self.guest = guest
         self._listener = listener
@@ -56,7 +59,14 @@ class PrHelperServer:
         self._counters = Counters()
         self._complaints = Complaints()
         self._service = Service(
-            guest, open_node, resolve, self._complaints, timeout_ms=timeout_ms, forgotten=self._switch.forget
+            guest,
+            open_node,
+            resolve,
+            self._complaints,
+            timeout_ms=timeout_ms,
+            forgotten=self._switch.forget,
+            gate=gate,
+            gate_seconds=gate_seconds,
         )
         self._lock = threading.Lock()
         self._connections: dict[Connection, threading.Thread] = {}
@@ -103,6 +113,10 @@ class PrHelperServer:
     def forget_units(self) -> None:
         """Resolve again before the next request of every connection: call when the guest's units changed."""
         self._service.forget()
+
+    def gate_shut(self) -> None:
+        """Let nothing pass beside the gate from now on: call when it has been shut."""
+        self._switch.forget()
 
     def counts(self) -> Counts:
         """Return what was counted until now."""

@@ -20,6 +20,7 @@ from pyproxy.frontend.complaints import Complaints
 from pyproxy.frontend.peers import Peer
 from pyproxy.frontend.pr_helper.answers import reply_to_errno, reply_to_result, reply_with
 from pyproxy.frontend.pr_helper.message import Reply, Request
+from pyproxy.frontend.serve_gate import ServeGate
 from pyproxy.reservation.events import EventKind, events_of
 from pyproxy.scsi.command import DEFAULT_TIMEOUT_MS, Command, Result
 from pyproxy.scsi.constants import Status
@@ -27,6 +28,7 @@ from pyproxy.scsi.identity import LogicalUnitIdentity
 from pyproxy.scsi.sense import (
     INTERNAL_TARGET_FAILURE,
     INVALID_COMMAND_OPERATION_CODE,
+    LOGICAL_UNIT_BECOMING_READY,
     LOGICAL_UNIT_NOT_READY,
     LOGICAL_UNIT_NOT_SUPPORTED,
     Sense,
@@ -36,6 +38,8 @@ from pyproxy.unit import GuestUnit
 log = logging.getLogger(__name__)
 
 REMEMBERED_DEVICES: Final = 1024
+GATE_SECONDS: Final = 10.0
+"""How long a request waits for a shut gate before the guest is told to try again."""
 _TARGET_CHANGED: Final = 0x3F
 """ASC of INQUIRY DATA HAS CHANGED and REPORTED LUNS DATA HAS CHANGED: a path may lead to another unit now."""
 
@@ -151,6 +155,8 @@ class Service:
         *,
         timeout_ms: int = DEFAULT_TIMEOUT_MS,
         forgotten: Callable[[], None] = lambda: None,
+        gate: ServeGate | None = None,
+        gate_seconds: float = GATE_SECONDS,
     ) -> None:
         self.guest = guest
         self.timeout_ms = timeout_ms
@@ -158,11 +164,15 @@ class Service:
         self._resolve = resolve
         self._complaints = complaints
         self._forgotten = forgotten
+        self.gate: Final = gate if gate is not None else ServeGate()
+        self._gate_seconds = gate_seconds
         self._lock = threading.Lock()
         self._devices: dict[tuple[bool, int], KnownDevice] = {}
 
     def execute(self, request: Request, peer: Peer) -> Served:
-        """Run a request on its descriptor, which stays open; never raises."""
+        """Run a request on its descriptor, which stays open; never raises. Waits a while where the gate is shut."""
+        if not self.gate.enter(self._gate_seconds):
+            return Served(reply_with(LOGICAL_UNIT_BECOMING_READY))
         try:
             return self._execute(request, peer)
         except _NotServed as ended:
@@ -170,6 +180,8 @@ class Service:
         except Exception:
             log.exception("guest %s: a PERSISTENT RESERVE of %s failed inside pyproxy", self.guest, peer)
             return Served(reply_with(INTERNAL_TARGET_FAILURE))
+        finally:
+            self.gate.leave()
 
     def finish(self, unit: GuestUnit, cdb: bytes, result: Result, error: int) -> Reply:
         """Take note of a PERSISTENT RESERVE IN that passed straight and did not end with GOOD; returns its reply.

@@ -16,6 +16,7 @@ from pyproxy.frontend.vhost_user.data_plane import DataPlane
 from pyproxy.frontend.vhost_user.framing import Assembler
 from pyproxy.frontend.vhost_user.message import MAX_DESCRIPTORS, Message, MessageError
 from pyproxy.frontend.vhost_user.performer import Performer, PerformError, close_all
+from pyproxy.frontend.vhost_user.ring_events import RingListener
 from pyproxy.frontend.vhost_user.session import Close, CloseReason, Session, Step
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,14 @@ class Connection:
     """
 
     def __init__(
-        self, connected: socket.socket, peer: Peer, name: str, rings: int, plane: DataPlane, complaints: Complaints
+        self,
+        connected: socket.socket,
+        peer: Peer,
+        name: str,
+        rings: int,
+        plane: DataPlane,
+        complaints: Complaints,
+        listener: RingListener | None = None,
     ) -> None:
         self.peer = peer
         self._socket = connected
@@ -40,7 +48,7 @@ class Connection:
         self._complaints = complaints
         self._session = Session(rings)
         self._assembler = Assembler()
-        self._performer = Performer(plane)
+        self._performer = Performer(plane, listener)
         self._stopping = False
 
     @property
@@ -154,6 +162,8 @@ class Connection:
         for error in self._performer.undo(step.actions):
             log.error("%s: what %s had set up could not be taken down: %s", self._name, self.peer, error)
         close_all(step.discard)
+        if not self._stopping:
+            self._performer.left()
 
     def _complain(self, about: str, message: str, *arguments: object) -> None:
         self._complaints.once((self.peer.uid, self.peer.pid, about), "%s: " + message, self._name, *arguments)

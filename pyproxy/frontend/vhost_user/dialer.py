@@ -13,6 +13,7 @@ from typing import Final
 from pyproxy.frontend.peers import PeerPolicy
 from pyproxy.frontend.vhost_user.counters import Counts
 from pyproxy.frontend.vhost_user.data_plane import DataPlane
+from pyproxy.frontend.vhost_user.ring_events import RingListener
 from pyproxy.frontend.vhost_user.seat import Seat
 
 log = logging.getLogger(__name__)
@@ -29,10 +30,19 @@ class VhostUserDialer:
     The rest is as with ``VhostUserServer``: the process that listens is checked like one that connects.
     """
 
-    def __init__(self, name: str, path: Path, rings: int, plane: DataPlane, *, peers: PeerPolicy | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        rings: int,
+        plane: DataPlane,
+        *,
+        peers: PeerPolicy | None = None,
+        events: RingListener | None = None,
+    ) -> None:
         self.name = name
         self.path = path
-        self._seat = Seat(name, rings, plane, peers)
+        self._seat = Seat(name, rings, plane, peers, events)
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:

@@ -25,6 +25,7 @@ from pyproxy.frontend.vhost_user.actions import (
 )
 from pyproxy.frontend.vhost_user.data_plane import DataPlane, DirtyLog, GuestMemory
 from pyproxy.frontend.vhost_user.message import MemoryRegion
+from pyproxy.frontend.vhost_user.ring_events import RingListener, RingWatch
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +43,11 @@ class _HalfDoneError(Exception):
 
 
 class Performer:
-    """One front end's hold on the data plane."""
+    """One front end's hold on the data plane. ``listener`` hears when its request rings start and stop."""
 
-    def __init__(self, plane: DataPlane) -> None:
+    def __init__(self, plane: DataPlane, listener: RingListener | None = None) -> None:
         self._plane = plane
+        self._rings = RingWatch(listener)
         self._memory: GuestMemory | None = None
 
     def perform(self, actions: Iterable[Action]) -> object:
@@ -60,6 +62,10 @@ class Performer:
             for action in actions:
                 value = self._perform(action)
                 performed += 1
+                if isinstance(action, StartRing):
+                    self._rings.started(action.index)
+                elif isinstance(action, StopRing):
+                    self._rings.stopped(action.index)
         except _HalfDoneError as error:
             raise PerformError(str(error), performed + 1) from error
         except Exception as error:
@@ -80,6 +86,10 @@ class Performer:
             except Exception as error:
                 failures.append(error)
         return failures
+
+    def left(self) -> None:
+        """Tell that the front end has closed its connection, after ``undo``."""
+        self._rings.left()
 
     def _perform(self, action: Action) -> object:
         controller = self._plane.controller

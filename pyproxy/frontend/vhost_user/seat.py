@@ -12,6 +12,7 @@ from pyproxy.frontend.peers import PeerPolicy, peer_of
 from pyproxy.frontend.vhost_user.connection import Connection
 from pyproxy.frontend.vhost_user.counters import Counters, Counts
 from pyproxy.frontend.vhost_user.data_plane import DataPlane
+from pyproxy.frontend.vhost_user.ring_events import RingListener
 
 log = logging.getLogger(__name__)
 
@@ -21,11 +22,19 @@ _LOOK_SECONDS: Final = 0.1
 class Seat:
     """At most one front end of the controller called ``name`` at a time. Methods may be called from any thread."""
 
-    def __init__(self, name: str, rings: int, plane: DataPlane, peers: PeerPolicy | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        rings: int,
+        plane: DataPlane,
+        peers: PeerPolicy | None = None,
+        listener: RingListener | None = None,
+    ) -> None:
         self.name = name
         self.complaints = Complaints()
         self._rings = rings
         self._plane = plane
+        self._listener = listener
         self._peers = peers if peers is not None else PeerPolicy.own()
         self._counters = Counters()
         self._lock = threading.Lock()
@@ -106,7 +115,7 @@ class Seat:
                 peer,
             )
             return None
-        return Connection(connected, peer, self.name, self._rings, self._plane, self.complaints)
+        return Connection(connected, peer, self.name, self._rings, self._plane, self.complaints, self._listener)
 
     def _free(self) -> bool:
         while True:

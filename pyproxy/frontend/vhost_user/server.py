@@ -13,6 +13,7 @@ from pyproxy.frontend.listener import Listener
 from pyproxy.frontend.peers import PeerPolicy
 from pyproxy.frontend.vhost_user.counters import Counts
 from pyproxy.frontend.vhost_user.data_plane import DataPlane
+from pyproxy.frontend.vhost_user.ring_events import RingListener
 from pyproxy.frontend.vhost_user.seat import Seat
 
 log = logging.getLogger(__name__)
@@ -25,15 +26,23 @@ class VhostUserServer:
     """Serves the front ends that connect to ``listener``, one at a time, on the data plane of a controller.
 
     ``name`` is how messages call the controller, ``rings`` counts control, event and request rings, ``peers`` are who
-    may connect (without: root and the user this process runs as). Methods may be called from any thread.
+    may connect (without: root and the user this process runs as),
+    ``events`` hears of the request rings. Methods may be called from any thread.
     """
 
     def __init__(
-        self, name: str, listener: Listener, rings: int, plane: DataPlane, *, peers: PeerPolicy | None = None
+        self,
+        name: str,
+        listener: Listener,
+        rings: int,
+        plane: DataPlane,
+        *,
+        peers: PeerPolicy | None = None,
+        events: RingListener | None = None,
     ) -> None:
         self.name = name
         self._listener = listener
-        self._seat = Seat(name, rings, plane, peers)
+        self._seat = Seat(name, rings, plane, peers, events)
         self._wake = -1
         self._acceptor: threading.Thread | None = None
 
