@@ -14,6 +14,7 @@ from pyproxy.frontend.listener import Listener
 from pyproxy.frontend.peers import PeerPolicy
 from pyproxy.frontend.vhost_user.data_plane import DataPlane
 from pyproxy.frontend.vhost_user.dialer import VhostUserDialer
+from pyproxy.frontend.vhost_user.ring_events import RingListener
 from pyproxy.frontend.vhost_user.server import VhostUserServer
 from pyproxy.frontend.virtio_scsi.controller import ScsiController
 from pyproxy.frontend.virtio_scsi.domain import Domain
@@ -56,8 +57,11 @@ class Scene:
             return DataPlane.of(self.controller.plane)
         return self.controller.plane()
 
-    def listen(self, *, rings: int = RINGS, peers: PeerPolicy | None = None) -> VhostUserServer:
-        self.server = VhostUserServer("guest g", Listener.bind(self.path), rings, self.plane(), peers=peers)
+    def listen(
+        self, *, rings: int = RINGS, peers: PeerPolicy | None = None, events: RingListener | None = None
+    ) -> VhostUserServer:
+        listener = Listener.bind(self.path)
+        self.server = VhostUserServer("guest g", listener, rings, self.plane(), peers=peers, events=events)
         self.server.start()
         if isinstance(self.controller, ScsiController):
             self.controller.negotiated(lambda: self.server.features)
