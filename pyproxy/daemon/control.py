@@ -113,7 +113,13 @@ class ControlApi:
 
     async def _adopt(self, request: web.Request, body: AdoptRequest) -> AdoptDocument:
         guest, lun = _unit_of(request)
-        return await self._run(lambda: self._operations.adopt(guest, lun, body))
+
+        def adopt() -> AdoptDocument:
+            # It may probe with a REGISTER, which only the host that serves the guest may send.
+            with self._gates.entered(guest):
+                return self._operations.adopt(guest, lun, body)
+
+        return await self._run(adopt)
 
     async def _restore(self, _request: web.Request, body: RestoreRequest) -> RestoreDocument:
         return await self._run(lambda: self._operations.restore(body))

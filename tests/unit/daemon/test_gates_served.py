@@ -70,16 +70,19 @@ def test_the_control_api_refuses_in_a_sentence(tmp_path: Path) -> None:
 
     async def ask(api: ControlApi, gates: Gates) -> None:
         async with TestClient(TestServer(api.application())) as client:
-            path, body = "/v1/guests/web/units/3/execute", {"cdb": TEST_UNIT_READY}
+            unit = "/v1/guests/web/units/3"
+            asked = ((f"{unit}/execute", {"cdb": TEST_UNIT_READY}), (f"{unit}/adopt", {}))
             gates.shut("web", "it runs on host-b now")
-            refused = await client.post(path, json=body)
-            told = await refused.json()
-            assert refused.status >= 400
-            assert told["reason"] == "gate-shut"
-            assert told["error"] == "guest web is not served on this host now: it runs on host-b now"
+            for path, body in asked:
+                refused = await client.post(path, json=body)
+                told = await refused.json()
+                assert refused.status == 409
+                assert told["reason"] == "gate-shut"
+                assert told["error"] == "guest web is not served on this host now: it runs on host-b now"
             gates.open("web")
-            served = await client.post(path, json=body)
-            assert served.status == 200, await served.text()
+            for path, body in asked:
+                served = await client.post(path, json=body)
+                assert served.status == 200, await served.text()
         assert await api.drain(60)
 
     with closing(Host(parse(daemon + guests, "test"))) as host:
