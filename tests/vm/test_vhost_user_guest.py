@@ -85,7 +85,7 @@ def test_sg_luns(guest):
 def test_data_written_through_the_guest_is_on_the_unit(host, guest):
     block = disk(guest, 0, 1)
     guest.run(
-        "cd /tmp && dd if=/dev/urandom of=x bs=1M count=8 && "
+        "cd $(mktemp -d) && dd if=/dev/urandom of=x bs=1M count=8 && "
         f"dd if=x of={block} bs=256k oflag=direct && dd if={block} of=y bs=64k count=128 iflag=direct && cmp x y"
     )
     # In requests of one block, several at a time.
