@@ -6,7 +6,6 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import Final
 
 from pyproxy import __version__
@@ -31,13 +30,12 @@ from pyproxy.daemon.front_ends import FrontEnds
 from pyproxy.daemon.host import Host, OpenUnit
 from pyproxy.daemon.leftovers import takeovers
 from pyproxy.daemon.operations import AdoptRequest, RestoreRequest
+from pyproxy.daemon.standing import checkpoint_of, nexus_of
 from pyproxy.device.base import Device, execute_past_attentions
 from pyproxy.device.sg import SgDevice
-from pyproxy.migration.capture import take_checkpoint
 from pyproxy.migration.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint
 from pyproxy.migration.restore import RestoreReport, restore
 from pyproxy.reservation.classify import Decision
-from pyproxy.reservation.facts import Nexus
 from pyproxy.reservation.snapshot import Snapshot, drive, read_snapshot
 from pyproxy.reservation.state import Suspicion
 from pyproxy.scsi.command import Command, Result
@@ -89,23 +87,8 @@ class LocalOperations:
         """Return the checkpoint document of one unit of a guest."""
         found = self._host.open_unit(guest, self._only_lun(guest) if lun is None else lun)
         _check_tracked(found.unit)
-        snooper = found.unit.snooper
-        with snooper.unit_lock:
-            # Under the guest's own RESERVE some devices refuse to be read; take_checkpoint says what is in the way.
-            state = found.unit.state if found.unit.state.spc2_reserved else found.unit.resync()
-            checkpoint = take_checkpoint(
-                found.unit.device,
-                guest=guest,
-                lun=found.unit.lun,
-                state=state,
-                identity=found.identity,
-                created_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-                pending=snooper.attentions.pending,
-                descriptor_sense=snooper.attentions.descriptor,
-                on_attention=snooper.received,
-            )
-            snooper.flush()
-        return encode_checkpoint(checkpoint)
+        with found.unit.snooper.unit_lock:
+            return encode_checkpoint(checkpoint_of(found))
 
     def adopt(self, guest: str, lun: int, request: AdoptRequest) -> AdoptDocument:
         """Take a registration made without pyproxy into the tracked state; ambiguity is in the document."""
@@ -155,7 +138,7 @@ class LocalOperations:
                 store=self._host.store,
                 source=since,
                 source_dead=request.source_dead,
-                destination_nexus=_nexus(found),
+                destination_nexus=None if found is None else nexus_of(found),
                 fence_ruled_out=request.fence_ruled_out,
             )
             report = move()
@@ -343,12 +326,6 @@ def _guest_and_lun(target: str) -> tuple[str, int] | None:
     if not (slash and guest and lun.isascii() and lun.isdigit() and len(lun) <= 5):
         raise NotFoundError(f'"{target}" is neither the path of a device node nor GUEST/LUN (such as guest/0)')
     return guest, int(lun)
-
-
-def _nexus(found: OpenUnit | None) -> Nexus | None:
-    if found is None or found.backing.initiator is None:
-        return None
-    return Nexus(found.backing.initiator, found.backing.rtpi)
 
 
 def _reservation(name: str, snapshot: Snapshot) -> ReservationDocument:

@@ -13,7 +13,6 @@ from pyproxy.migration.checkpoint import (
     ReservationType,
     Shown,
     Unit,
-    UnitDesignator,
     decode_checkpoint,
     encode_checkpoint,
 )
@@ -75,19 +74,7 @@ def take_checkpoint(
         guest=guest,
         lun=lun,
         epoch=state.epoch,
-        unit=Unit(
-            name=identity.name,
-            designators=[
-                UnitDesignator(
-                    association=one.association,
-                    type=one.type,
-                    code_set=one.code_set,
-                    protocol=one.protocol,
-                    value=one.value.hex(),
-                )
-                for one in identity.designators
-            ],
-        ),
+        unit=Unit.of(identity),
         nexus=GuestNexus(
             key=f"{state.key:#018x}",
             type=_number(state.type),

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
 import msgspec
 
@@ -91,6 +91,33 @@ class Unit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
     designators: Annotated[list[UnitDesignator], msgspec.Meta(max_length=64)]
 
+    @classmethod
+    def of(cls, identity: LogicalUnitIdentity) -> Self:
+        """Write an identity down."""
+        return cls(
+            name=identity.name,
+            designators=[
+                UnitDesignator(
+                    association=one.association,
+                    type=one.type,
+                    code_set=one.code_set,
+                    protocol=one.protocol,
+                    value=one.value.hex(),
+                )
+                for one in identity.designators
+            ],
+        )
+
+    @property
+    def identity(self) -> LogicalUnitIdentity:
+        """The unit's designators as one comparable value."""
+        return LogicalUnitIdentity(
+            tuple(
+                Designator(one.association, one.type, one.code_set, bytes.fromhex(one.value), one.protocol)
+                for one in self.designators
+            )
+        )
+
 
 class GuestNexus(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What the guest's I_T nexus had.
@@ -138,12 +165,7 @@ class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     @property
     def identity(self) -> LogicalUnitIdentity:
         """The unit's designators as one comparable value."""
-        return LogicalUnitIdentity(
-            tuple(
-                Designator(one.association, one.type, one.code_set, bytes.fromhex(one.value), one.protocol)
-                for one in self.unit.designators
-            )
-        )
+        return self.unit.identity
 
     @property
     def key(self) -> int:

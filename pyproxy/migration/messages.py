@@ -12,6 +12,8 @@ from typing import Annotated, Final, TypeAlias
 
 from msgspec import Meta, Struct
 
+from pyproxy.migration.checkpoint import Unit
+
 VERSION: Final = 1
 """Of these messages; a peer with another one is refused before anything changes."""
 
@@ -49,13 +51,12 @@ class _Request(_Message, frozen=True, kw_only=True):
 class PathFacts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One unit of the guest as one host reaches it.
 
-    ``unit`` is the logical unit's name, ``designators`` its VPD page 83h in hexadecimal. ``initiator`` and ``rtpi``
-    name the I_T nexus where they are known; ``address`` is the kernel's H:C:T:L where it has one.
+    ``initiator`` and ``rtpi`` name the I_T nexus where they are known; ``address`` is the kernel's H:C:T:L where it has
+    one.
     """
 
     lun: _Lun
-    unit: _Text
-    designators: _Hex
+    unit: Unit
     initiator: _Text | None = None
     rtpi: Annotated[int, Meta(ge=0, le=0xFFFF)] | None = None
     address: _Text | None = None
@@ -122,11 +123,15 @@ class UnitProgress(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Progress(_Message, frozen=True, kw_only=True, tag="progress"):
-    """Where the answering side is: its phase, what it waits for or refuses in a sentence, and each unit."""
+    """Where the answering side is: its phase, what it waits for or refuses in a sentence, and each unit.
+
+    ``paths`` answer a ``Prepare``: how the destination reaches the units.
+    """
 
     phase: _Text
     text: _Text = ""
     problems: Annotated[list[_Text], Meta(max_length=MAXIMUM_UNITS)] = []
+    paths: Annotated[list[PathFacts], Meta(max_length=MAXIMUM_UNITS)] = []
     same_nexus: Annotated[list[_Lun], Meta(max_length=MAXIMUM_UNITS)] = []
     units: Annotated[list[UnitProgress], Meta(max_length=MAXIMUM_UNITS)] = []
 

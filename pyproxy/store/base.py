@@ -91,6 +91,28 @@ class Journal:
     started: str
 
 
+@dataclass(frozen=True, slots=True)
+class MigrationRow:
+    """One migration of a guest as one side of it keeps it; ``document`` is opaque (migration.record).
+
+    ``over``: nothing is waited for any more; of those only the latest are kept.
+    """
+
+    migration: str
+    role: str
+    guest: str
+    document: bytes
+    over: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LentCommand:
+    """A command sent through this host's nexus for another host's takeover; ``answer`` None: not known."""
+
+    request: bytes
+    answer: bytes | None
+
+
 class Store(Protocol):
     """Durable state. Every method that changes something returns only when the change is durable.
 
@@ -165,6 +187,28 @@ class Store(Protocol):
 
     def journals(self, *, only_open: bool = True) -> list[Journal]:
         """Return takeovers, oldest first."""
+
+    def migration_save(self, row: MigrationRow) -> None:
+        """Make a migration's record durable, a new one or in place of what was there.
+
+        With one that is over, what was lent for it is forgotten, and older ones of the guest that are over, but for the
+        latest.
+        """
+
+    def migrations(self) -> list[MigrationRow]:
+        """Return every migration, in the order they were begun."""
+
+    def lent_begin(self, migration: str, lun: int, sequence: int, request: bytes) -> LentCommand | None:
+        """Make durable that a command is about to be sent for another host; None where this is new.
+
+        Where the number was used before, what is known of it is returned and nothing is changed.
+        """
+
+    def lent_answer(self, migration: str, lun: int, sequence: int, answer: bytes) -> None:
+        """Make durable what became of such a command."""
+
+    def lent_last(self, migration: str, lun: int) -> int:
+        """Return the highest number used, -1 where none was."""
 
     def close(self) -> None:
         """Release the store; safe to repeat."""

@@ -15,6 +15,8 @@ from pyproxy.store.base import (
     Intent,
     Journal,
     JournalStep,
+    LentCommand,
+    MigrationRow,
     NexusRecord,
     StaleEpochError,
     StoreCorruptError,
@@ -25,11 +27,14 @@ from pyproxy.store.base import (
 APPLICATION_ID: Final = 0x50795072
 """Marks a file as pyproxy's in the SQLite header, so that another program's database is not taken for ours."""
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 BUSY_TIMEOUT_S: Final = 10.0
 _BUSY_PAUSE_S: Final = 0.01
 CLOSED_INTENTS_KEPT: Final = 1000
 """How many closed intents of one guest and unit stay readable."""
+
+MIGRATIONS_KEPT: Final = 100
+"""How many migrations of one guest stay readable once they are over."""
 
 _PRUNE_EVERY: Final = 64
 
@@ -60,6 +65,19 @@ _MIGRATIONS: Final = {
             takeover_id TEXT NOT NULL REFERENCES takeover (takeover_id),
             seq INTEGER NOT NULL, step BLOB NOT NULL, result BLOB,
             PRIMARY KEY (takeover_id, seq)
+        ) WITHOUT ROWID;
+    """,
+    2: """
+        CREATE TABLE migration (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            migration TEXT NOT NULL, role TEXT NOT NULL, guest TEXT NOT NULL,
+            document BLOB NOT NULL, over INTEGER NOT NULL,
+            UNIQUE (migration, role)
+        );
+        CREATE TABLE lent (
+            migration TEXT NOT NULL, lun INTEGER NOT NULL, sequence INTEGER NOT NULL,
+            request BLOB NOT NULL, answer BLOB,
+            PRIMARY KEY (migration, lun, sequence)
         ) WITHOUT ROWID;
     """,
 }
@@ -262,6 +280,62 @@ class SqliteStore:
                 (only_open,),
             ).fetchall()
             return [_journal(run, row) for row in rows]
+
+    def migration_save(self, row: MigrationRow) -> None:
+        """See Store."""
+        with self._transaction() as run:
+            run.execute(
+                """INSERT INTO migration (migration, role, guest, document, over) VALUES (?1, ?2, ?3, ?4, ?5)
+                   ON CONFLICT (migration, role) DO UPDATE SET document = ?4, over = ?5""",
+                (row.migration, row.role, row.guest, row.document, row.over),
+            )
+            if row.over:
+                run.execute("DELETE FROM lent WHERE migration = ?", (row.migration,))
+                run.execute(
+                    """DELETE FROM migration WHERE guest = ?1 AND over AND id <= (
+                           SELECT id FROM migration WHERE guest = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)""",
+                    (row.guest, MIGRATIONS_KEPT),
+                )
+
+    def migrations(self) -> list[MigrationRow]:
+        """See Store."""
+        rows = self._query("SELECT migration, role, guest, document, over FROM migration ORDER BY id")
+        return [
+            MigrationRow(migration, role, guest, document, bool(over))
+            for migration, role, guest, document, over in rows
+        ]
+
+    def lent_begin(self, migration: str, lun: int, sequence: int, request: bytes) -> LentCommand | None:
+        """See Store."""
+        with self._transaction() as run:
+            cursor = run.execute(
+                "INSERT OR IGNORE INTO lent (migration, lun, sequence, request) VALUES (?, ?, ?, ?)",
+                (migration, lun, sequence, request),
+            )
+            if cursor.rowcount == 1:
+                return None
+            row = run.execute(
+                "SELECT request, answer FROM lent WHERE migration = ? AND lun = ? AND sequence = ?",
+                (migration, lun, sequence),
+            ).fetchone()
+            return LentCommand(*row)
+
+    def lent_answer(self, migration: str, lun: int, sequence: int, answer: bytes) -> None:
+        """See Store."""
+        with self._transaction() as run:
+            cursor = run.execute(
+                "UPDATE lent SET answer = ? WHERE migration = ? AND lun = ? AND sequence = ?",
+                (answer, migration, lun, sequence),
+            )
+            if cursor.rowcount != 1:
+                raise StoreError(
+                    f"{self.path}: migration {migration} has no command {sequence} of LUN {lun} to record an answer for"
+                )
+
+    def lent_last(self, migration: str, lun: int) -> int:
+        """See Store."""
+        rows = self._query("SELECT max(sequence) FROM lent WHERE migration = ? AND lun = ?", (migration, lun))
+        return -1 if rows[0][0] is None else int(rows[0][0])
 
     def _create_file(self) -> bool:
         try:

@@ -244,7 +244,7 @@ def directory(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "error", "says"),
     [
-        (newer, StoreVersionError, r"newer pyproxy \(schema 7, this one knows up to 1\); start that version"),
+        (newer, StoreVersionError, r"newer pyproxy \(schema 7, this one knows up to 2\); start that version"),
         (foreign, StoreVersionError, "another program.*name another file"),
         (older, StoreVersionError, "schema 0.*name another file"),
         (text, StoreCorruptError, "damaged or not a database.*move it away"),

@@ -1,0 +1,121 @@
+"""A guest moves between two hosts and back, as a hypervisor moves it; nothing fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pyproxy.migration.phases import DestinationPhase, SourcePhase
+from pyproxy.scsi.command import Command
+from pyproxy.scsi.constants import Status
+from tests.migration.world import TYPES, K, Side, World, at_rest, registered
+
+WRITE = bytes([0x2A, 0, 0, 0, 0, 0, 0, 0, 1, 0])
+
+
+def holds_at(world: World, side: Side, kind: int | None, *, key: int = K) -> None:
+    """The guest has its claim at ``side`` and nowhere else, and was told nothing that was ours."""
+    for lun, unit in enumerate(world.units):
+        assert registered(unit) == {str(side.ports[lun]): key}
+        reservation = unit.reservations.reservation
+        assert (None if reservation is None else int(reservation.type)) == kind
+        if reservation is not None and not reservation.type.all_registrants:
+            assert reservation.holder is not None
+            assert reservation.holder.initiator == side.ports[lun]
+        assert unit.reservations.aptpl
+        assert world.guest(side, lun, WRITE, bytes(512)).good
+        state = side.host.unit("web1", lun).state
+        assert (state.key, None if state.type is None else int(state.type), state.fresh) == (key, kind, True)
+        left = side.other.host.unit("web1", lun).state
+        assert not left.registered
+
+
+@pytest.mark.parametrize("kind", [*TYPES, None])
+@pytest.mark.parametrize("named", [True, False])
+def test_there_and_back(tmp_path: Path, kind: int | None, named: bool) -> None:
+    with World(tmp_path, units=2, named=named) as world:
+        world.claim(world.s, kind)
+        for source in (world.s, world.d, world.s, world.d):
+            world.migrate(source, finish=False)
+            assert world.verified(source)
+            assert not world.s.open
+            assert not world.d.open
+            source.other.guest_starts()
+            world.run()
+            assert at_rest(world)
+            assert source.other.open
+            assert not source.open
+            holds_at(world, source.other, kind)
+            if kind is not None:
+                conflict = world.units[0].nexus(source.ports[0])
+                assert conflict.execute(Command(WRITE, bytes(512))).status in (
+                    Status.RESERVATION_CONFLICT,
+                    Status.CHECK_CONDITION,
+                )
+
+
+def test_a_guest_without_registration(tmp_path: Path) -> None:
+    with World(tmp_path) as world:
+        world.migrate(world.s)
+        assert at_rest(world)
+        assert world.d.open
+        assert not world.s.open
+        assert registered(world.units[0]) == {}
+        world.claim(world.d, 5)
+        world.migrate(world.d)
+        holds_at(world, world.s, 5)
+
+
+@pytest.mark.parametrize("kind", [5, 7, None])
+def test_two_daemons_with_one_nexus(tmp_path: Path, kind: int | None) -> None:
+    with World(tmp_path, shared_nexus=True) as world:
+        world.claim(world.s, kind)
+        generation = world.units[0].reservations.generation
+        for source in (world.s, world.d):
+            world.migrate(source)
+            assert at_rest(world)
+            assert (source.other.open, source.open) == (True, False)
+            assert world.units[0].reservations.generation == generation, "nothing changed on the unit"
+            assert registered(world.units[0]) == {str(world.s.ports[0]): K}
+            state = source.other.host.unit("web1", 0).state
+            assert (state.key, state.type, state.fresh) == (K, kind, True)
+
+
+@pytest.mark.parametrize("kind", [*TYPES, None])
+@pytest.mark.parametrize("instant", ["stopped", "verified"])
+def test_the_guest_goes_on_at_the_source(tmp_path: Path, kind: int | None, instant: str) -> None:
+    with World(tmp_path, units=2) as world:
+        world.claim(world.s, kind)
+        if instant == "stopped":
+            world.s.engine.migrate("web1", "d")
+            world.s.guest_stops()
+        else:
+            world.migrate(world.s, finish=False)
+            assert world.verified(world.s)
+        world.s.guest_starts()
+        world.run()
+        assert at_rest(world)
+        assert world.s.work.phase in (SourcePhase.RECLAIMED, SourcePhase.CANCELLED)
+        assert world.d.work.phase in (DestinationPhase.CLOSED, DestinationPhase.CANCELLED)
+        assert world.s.open
+        holds_at(world, world.s, kind)
+        world.migrate(world.s)
+        holds_at(world, world.d, kind)
+
+
+def test_the_operator_cancels(tmp_path: Path) -> None:
+    with World(tmp_path) as world:
+        world.claim(world.s, 5)
+        world.s.engine.migrate("web1", "d")
+        world.s.engine.cancel("web1")
+        world.run()
+        assert (world.s.work.phase, world.d.work.phase) == (SourcePhase.CANCELLED, DestinationPhase.CANCELLED)
+        assert world.s.open
+        holds_at(world, world.s, 5)
+        world.migrate(world.s, finish=False)
+        world.s.engine.cancel("web1")
+        world.run()
+        assert at_rest(world)
+        assert (world.s.open, world.d.open) == (True, False)
+        holds_at(world, world.s, 5)
