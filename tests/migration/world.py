@@ -24,11 +24,11 @@ from pyproxy.daemon.gates import Gates
 from pyproxy.daemon.host import Host
 from pyproxy.daemon.standing import Standing
 from pyproxy.device.emulated import EmulatedNexus, EmulatedUnit
-from pyproxy.migration.engine import Engine
+from pyproxy.migration.engine import Engine, MigrationError
 from pyproxy.migration.messages import Reply, Request
 from pyproxy.migration.outbound import Outbound
 from pyproxy.migration.peer import PeerError, PeerRefusedError
-from pyproxy.migration.phases import OVER, SourcePhase
+from pyproxy.migration.phases import OVER, Phase, SourcePhase
 from pyproxy.migration.work import Work
 from pyproxy.scsi.command import Command, Result
 from pyproxy.scsi.pr_cdb import PrOut
@@ -150,13 +150,15 @@ class Side:
         self.world.instant(self, what)
 
     def act(self, what: Callable[[], object]) -> bool:
-        """Do something in this host's daemon; False where it crashed over it."""
+        """Do something in this host's daemon; False where it crashed over it, or refused."""
         if not self.up:
             return False
         try:
             what()
         except Crash:
             self.crash()
+            return False
+        except MigrationError:
             return False
         return True
 
@@ -172,6 +174,11 @@ class Side:
     @property
     def work(self) -> Work:
         return self.engine.works()[-1]
+
+    @property
+    def phase(self) -> Phase | None:
+        works = self.engine.works()
+        return works[-1].phase if works else None
 
     @property
     def open(self) -> bool:
@@ -277,6 +284,14 @@ class World:
             if kind:
                 assert self.guest(side, lun, PrOut(1, 0, kind, 24).encode(), ParameterList(key, 0).encode()).good
 
+    def join(self, nexus: EmulatedNexus, key: int) -> None:
+        """Register another node."""
+        assert nexus.execute(Command(PrOut(0, 0, 0, 24).encode(), ParameterList(0, key, aptpl=True).encode())).good
+
+    def leave(self, nexus: EmulatedNexus, key: int) -> None:
+        """Take another node's registration back."""
+        assert nexus.execute(Command(PrOut(0, 0, 0, 24).encode(), ParameterList(key, 0, aptpl=True).encode())).good
+
     # What happens.
 
     def run(self, limit: int = 200) -> None:
@@ -310,7 +325,7 @@ class World:
             self.run()
 
     def verified(self, source: Side) -> bool:
-        work = source.work
+        work = source.work if source.phase is not None else None
         return isinstance(work, Outbound) and (work.verified or work.phase is SourcePhase.RELEASED)
 
 
