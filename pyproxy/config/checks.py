@@ -6,7 +6,15 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pyproxy.config.sections import GUEST_SOCKET_PATH_BYTES, Config, UnitSection, iscsi_settings, socket_path
+from pyproxy.config.sections import (
+    GUEST_SOCKET_PATH_BYTES,
+    SOCKET_PATH_BYTES,
+    Config,
+    Endpoint,
+    UnitSection,
+    iscsi_settings,
+    socket_path,
+)
 from pyproxy.device.iscsi_settings import problem_of
 
 
@@ -30,9 +38,12 @@ class ConfigError(ValueError):
 
 def cross_checks(config: Config) -> Iterator[Problem]:
     """Yield what is wrong between the parts of a configuration each of which is valid."""
-    if len(os.fsencode(config.daemon.control_socket)) > 107:
-        yield Problem("daemon.control_socket", "is too long for a Unix socket, expected at most 107 bytes")
+    if len(os.fsencode(config.daemon.control_socket)) > SOCKET_PATH_BYTES:
+        yield Problem(
+            "daemon.control_socket", f"is too long for a Unix socket, expected at most {SOCKET_PATH_BYTES} bytes"
+        )
     yield from _socket_checks(config)
+    yield from _peer_checks(config)
     names: dict[str, int] = {}
     owners: dict[str, str] = {}
     for g, guest in enumerate(config.guest):
@@ -63,8 +74,35 @@ def cross_checks(config: Config) -> Iterator[Problem]:
                 )
 
 
+def _peer_checks(config: Config) -> Iterator[Problem]:
+    migration = config.migration
+    if migration is None:
+        if config.peer:
+            yield Problem("migration", "is required where there are peers: add a [migration] table")
+        return
+    endpoints = [("migration.listen", migration.listen)] if migration.listen is not None else []
+    names: dict[str, int] = {config.daemon.host_name: -1}
+    for p, peer in enumerate(config.peer):
+        endpoints.append((f"peer[{p}].address", peer.address))
+        if (first := names.setdefault(peer.name, p)) != p:
+            owner = "this host" if first < 0 else f"peer[{first}]"
+            yield Problem(f"peer[{p}].name", f'"{peer.name}" is already the name of {owner}: names are unique')
+    tls = False
+    for key, text in endpoints:
+        try:
+            tls = Endpoint.parse(text).path is None or tls
+        except ValueError as error:
+            yield Problem(key, f'"{text}" is {error}: expected ADDRESS:PORT or the absolute path of a Unix socket')
+    if tls:
+        for name in ("certificate", "key", "ca"):
+            if getattr(migration, name) is None:
+                yield Problem(f"migration.{name}", "is required: peers are reached over the network, by mutual TLS")
+
+
 def _socket_checks(config: Config) -> Iterator[Problem]:
     sockets = {os.path.realpath(config.daemon.control_socket): "daemon.control_socket"}
+    if config.migration is not None and (config.migration.listen or "").startswith("/"):
+        sockets[os.path.realpath(str(config.migration.listen))] = "migration.listen"
     for g, guest in enumerate(config.guest):
         for name, section in (("pr_helper", guest.pr_helper), ("vhost_user", guest.vhost_user)):
             if section is None:

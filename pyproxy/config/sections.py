@@ -7,10 +7,11 @@ from them.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, NamedTuple, TypeAlias
 
 from msgspec import Meta, Struct, structs
 
@@ -19,6 +20,7 @@ from pyproxy.scsi.transport_id import TransportId
 
 DEFAULT_UNIT_SIZE: Final = 1 << 30
 DEFAULT_GUEST: Final = "guest"
+SOCKET_PATH_BYTES: Final = 107
 GUEST_SOCKET_PATH_BYTES: Final = 103
 """What a Unix socket's path may have, less what the name has while the socket is being made."""
 
@@ -55,6 +57,8 @@ class Size(int):
         return cls(size)
 
 
+_HOST_NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"
+_HOST_NAME: Final = "1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or a digit"
 _ONE_OF = "exactly one of device, emulated and iscsi"
 
 
@@ -322,12 +326,8 @@ class DaemonSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     host_name: Annotated[
         str,
-        Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"),
-        _described(
-            "This host in checkpoints and messages.",
-            "1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or a digit",
-            default="the machine's host name",
-        ),
+        Meta(pattern=_HOST_NAME_PATTERN),
+        _described("This host in checkpoints and messages.", _HOST_NAME, default="the machine's host name"),
     ]
     runtime_dir: Annotated[
         Path,
@@ -376,6 +376,50 @@ class DaemonSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     ] = "info"
 
 
+_ENDPOINT = "ADDRESS:PORT ([ADDRESS]:PORT for IPv6), or the absolute path of a Unix socket"
+
+
+class MigrationSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How this daemon and its peers reach each other, to move guests between hosts."""
+
+    listen: Annotated[
+        str | None,
+        Meta(min_length=1, max_length=255),
+        _described("Where peers connect to.", _ENDPOINT, default="nowhere: guests can leave, none can come"),
+    ] = None
+    certificate: Annotated[
+        Path | None, _described("This daemon's certificate, with its intermediates (PEM).", "a path")
+    ] = None
+    key: Annotated[Path | None, _described("The key of the certificate (PEM), closed to others.", "a path")] = None
+    ca: Annotated[
+        Path | None, _described("The certificates of the authority that signs the peers' (PEM).", "a path")
+    ] = None
+    drain_seconds: Annotated[
+        int,
+        Meta(ge=1, le=600),
+        _described("Seconds that a guest's commands may take to end at a handover.", "an integer, 1 to 600"),
+    ] = 30
+    hold_seconds: Annotated[
+        int,
+        Meta(ge=1, le=600),
+        _described(
+            "Seconds that a guest which has stopped for a handover is held until the destination has its claims.",
+            "an integer, 1 to 600",
+        ),
+    ] = 60
+
+
+class PeerSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A daemon that guests may go to and come from."""
+
+    name: Annotated[
+        str,
+        Meta(pattern=_HOST_NAME_PATTERN),
+        _described("Its host_name, which is a DNS name in its certificate.", _HOST_NAME),
+    ]
+    address: Annotated[str, Meta(min_length=1, max_length=255), _described("Where it listens.", _ENDPOINT)]
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole configuration, validated."""
 
@@ -383,6 +427,13 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     guest: Annotated[
         tuple[GuestSection, ...], Meta(min_length=1), _described("Guests.", "one or more [[guest]] tables")
     ]
+    migration: Annotated[
+        MigrationSection | None,
+        _described("Moving guests between hosts.", "a [migration] table", default="guests stay on this host"),
+    ] = None
+    peer: Annotated[
+        tuple[PeerSection, ...], _described("Other daemons.", "[[peer]] tables, names unique", default="none")
+    ] = ()
     source: str = "built-in defaults"
 
     def find_guest(self, name: str) -> GuestSection | None:
@@ -402,6 +453,26 @@ def socket_path(config: Config, guest: GuestSection, section: SocketSection) -> 
         return section.socket
     kind = "vhost" if isinstance(section, VhostUserSection) else "pr"
     return config.daemon.runtime_dir / f"{guest.name}-{kind}.sock"
+
+
+class Endpoint(NamedTuple):
+    """Where a daemon listens: ``path`` of a Unix socket, or None and ``host`` (a name or an address) and ``port``."""
+
+    host: str
+    port: int
+    path: Path | None
+
+    @classmethod
+    def parse(cls, text: str) -> Endpoint:
+        """Read what stands in the configuration; raises ValueError."""
+        if text.startswith("/"):
+            if "\0" in text or len(os.fsencode(text)) > SOCKET_PATH_BYTES:
+                raise ValueError(f"not a socket's path of at most {SOCKET_PATH_BYTES} bytes")
+            return cls("", 0, Path(text))
+        match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})", text)
+        if match is None or not 0 < int(match[3]) <= 65535:
+            raise ValueError("not an address and a port")
+        return cls(match[1] or match[2], int(match[3]), None)
 
 
 def iscsi_settings(section: IscsiSection) -> IscsiSettings:

@@ -26,6 +26,8 @@ from pyproxy.daemon.documents import (
     CapabilitiesDocument,
     FullStatusDocument,
     KeysDocument,
+    MigrationDocument,
+    MigrationsDocument,
     ReservationDocument,
     RestoreDocument,
     StatusDocument,
@@ -34,7 +36,8 @@ from pyproxy.daemon.documents import (
 from pyproxy.daemon.front_ends import FrontEnds
 from pyproxy.daemon.host import Host
 from pyproxy.daemon.local import LocalOperations
-from pyproxy.daemon.operations import AdoptRequest, RestoreRequest
+from pyproxy.daemon.migrations import Migrations
+from pyproxy.daemon.operations import AdoptRequest, MigrateRequest, RestoreRequest
 from pyproxy.daemon.routes import ROUTES, Route
 from pyproxy.device.base import TransportError
 from pyproxy.frontend.messages import API_VERSION, LARGEST_REQUEST, ErrorReply, ExecuteReply, ExecuteRequest
@@ -52,8 +55,9 @@ UNIT_THREADS: Final = 4
 class ControlApi:
     """Handlers of one daemon. ``close`` waits for the device work that is under way."""
 
-    def __init__(self, host: Host, front_ends: FrontEnds) -> None:
+    def __init__(self, host: Host, front_ends: FrontEnds, migrations: Migrations) -> None:
         self._host = host
+        self._migrations = migrations
         self._gates = front_ends.gates
         self._operations = LocalOperations(host, front_ends)
         self._threads = ThreadPoolExecutor(OPERATION_THREADS, "operation")
@@ -123,6 +127,14 @@ class ControlApi:
 
     async def _restore(self, _request: web.Request, body: RestoreRequest) -> RestoreDocument:
         return await self._run(lambda: self._operations.restore(body))
+
+    async def _migrate(self, request: web.Request, body: MigrateRequest) -> MigrationDocument:
+        guest = request.match_info["guest"]
+        self._host.sections(guest)
+        return await self._run(lambda: self._migrations.ask(guest, body))
+
+    async def _migrating(self, _request: web.Request, _body: None) -> MigrationsDocument:
+        return self._migrations.status()
 
     async def _pr_keys(self, request: web.Request, _body: None) -> KeysDocument:
         target = _target_of(request)

@@ -12,7 +12,10 @@ from msgspec import Struct
 from pyproxy.device.discover import ListedDevice
 from pyproxy.frontend.pr_helper.counters import Counts
 from pyproxy.frontend.vhost_user.counters import Counts as VhostCounts
+from pyproxy.migration.phases import OVER, SERVED_HERE
+from pyproxy.migration.record import Record
 from pyproxy.migration.restore import RestoreReport
+from pyproxy.migration.work import Work
 from pyproxy.reservation.adopt import Adoption
 from pyproxy.reservation.snapshot import Snapshot
 from pyproxy.reservation.state import NexusState
@@ -365,6 +368,86 @@ class SentDocument(Struct, frozen=True, kw_only=True):
     kind: str
     why: str
     answer: str
+
+
+class PhaseDocument(Struct, frozen=True, kw_only=True):
+    """When a migration came into a phase (RFC 3339, UTC), and why."""
+
+    phase: str
+    at: str
+    why: str
+
+
+class MigratingUnitDocument(Struct, frozen=True, kw_only=True):
+    """One unit in a migration: how the last takeover of its claim ended. ``same_nexus``: nothing is to be moved."""
+
+    lun: int
+    unit: str
+    same_nexus: bool
+    decision: str
+    sentence: str
+
+
+class MigrationDocument(Struct, frozen=True, kw_only=True):
+    """One migration as this host sees it.
+
+    ``role`` is source or destination, ``peer`` the other host. ``text`` says what is waited for or what was refused.
+    ``served_here``: the guest is served by this host in this phase. ``ready``: the guest's claims are at the
+    destination, which waits for it to start. ``over``: nothing is waited for.
+    """
+
+    migration: str
+    guest: str
+    role: str
+    peer: str
+    phase: str
+    text: str
+    served_here: bool
+    ready: bool
+    over: bool
+    epoch: int
+    started: str
+    phases: list[PhaseDocument]
+    units: list[MigratingUnitDocument]
+
+    @classmethod
+    def of(cls, work: Work) -> MigrationDocument:
+        """Return the document of a migration."""
+        return cls.of_record(work.record, work.text, ready=work.ready)
+
+    @classmethod
+    def of_record(cls, record: Record, text: str | None = None, *, ready: bool = False) -> MigrationDocument:
+        """Return the document of what a store keeps of a migration."""
+        return cls(
+            migration=record.migration,
+            guest=record.guest,
+            role=record.role,
+            peer=record.peer,
+            phase=record.phase,
+            text=record.text if text is None else text,
+            served_here=record.at in SERVED_HERE,
+            ready=ready,
+            over=record.at in OVER,
+            epoch=record.epoch,
+            started=record.started,
+            phases=[PhaseDocument(phase=one.phase, at=one.at, why=one.why) for one in record.trail],
+            units=[
+                MigratingUnitDocument(
+                    lun=one.lun,
+                    unit=one.unit,
+                    same_nexus=one.same_nexus,
+                    decision=one.decision,
+                    sentence=one.sentence,
+                )
+                for one in record.units
+            ],
+        )
+
+
+class MigrationsDocument(Struct, frozen=True, kw_only=True):
+    """Migrations, in the order they were begun."""
+
+    migrations: list[MigrationDocument]
 
 
 class RestoreDocument(Struct, frozen=True, kw_only=True):

@@ -10,6 +10,10 @@ from pyproxy.device.base import TransportError, UnexpectedReplyError
 from pyproxy.frontend.api import ApiError
 from pyproxy.migration.capture import CheckpointRefusedError
 from pyproxy.migration.checkpoint import CheckpointError
+from pyproxy.migration.engine import MigrationError
+from pyproxy.migration.peer import PeerError
+from pyproxy.migration.record import RecordError
+from pyproxy.migration.transport.tls import CredentialsError
 from pyproxy.reservation.registry import NexusInUseError
 from pyproxy.reservation.snapshot import SnapshotError
 from pyproxy.reservation.state import StateDocumentError
@@ -38,7 +42,11 @@ _TOLD_AS_THEY_ARE: Final = (
     CheckpointRefusedError,
     ConfigError,
     DecodeError,
+    CredentialsError,
+    MigrationError,
     NexusInUseError,
+    PeerError,
+    RecordError,
     OperationError,
     SnapshotError,
     StateDocumentError,
@@ -61,7 +69,7 @@ def sentence(error: BaseException) -> str | None:
 
 def reason(error: BaseException) -> str:
     """Return the word for programs: ``transport``, ``store``, ``snapshot``, ``not-found`` and so on."""
-    if isinstance(error, OperationError | ApiError):
+    if isinstance(error, OperationError | ApiError | MigrationError):
         return error.reason
     if isinstance(error, SnapshotError):
         return str(error.reason)

@@ -29,8 +29,8 @@ class HeldQueues(Protocol):
 class _Guest:
     """One guest's gate and its ways in."""
 
-    def __init__(self) -> None:
-        self.gate = ServeGate()
+    def __init__(self, knocked: Callable[[], None]) -> None:
+        self.gate = ServeGate(knocked)
         self.lock = threading.Lock()
         self.queues: list[HeldQueues] = []
         self.shutting: list[Callable[[], None]] = []
@@ -131,7 +131,7 @@ class Gates:
         return self._guest(guest).running
 
     def set_running(self, guest: str, running: bool) -> None:
-        """Note what a front end did."""
+        """Note what a front end did, or an operator says."""
         self._guest(guest).running = running
 
     @contextmanager
@@ -154,4 +154,8 @@ class Gates:
 
     def _guest(self, name: str) -> _Guest:
         with self._lock:
-            return self._guests.setdefault(name, _Guest())
+            found = self._guests.get(name)
+            if found is None:
+                # A command that waits says what rings would: the guest runs here.
+                found = self._guests[name] = _Guest(GuestRings(self, name).started)
+            return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +71,8 @@ class Host:
         self._store: Store | None = None
         self._closed = False
         self._serving = False
+        self.not_served: Callable[[str], str | None] = lambda _: None
+        """Why a guest is not served on this host; None where it is. Set before ``open_all``."""
 
     @property
     def store(self) -> Store:
@@ -242,7 +244,7 @@ class Host:
                 if backing.loss is not None:
                     backing.loss.listen(lambda: unit.snooper.suspect(Suspicion.NEXUS_LOST))
                 _read_back(unit)
-                if self._serving and section.adopt:
+                if self._serving and section.adopt and self.not_served(guest.name) is None:
                     _adopt(unit)
             except BaseException:
                 claim.release()

@@ -17,6 +17,8 @@ from pyproxy.daemon.documents import (
     FullStatusDocument,
     GuestStatus,
     KeysDocument,
+    MigrationDocument,
+    MigrationsDocument,
     RegistrationDocument,
     ReservationDocument,
     RestoreDocument,
@@ -29,11 +31,12 @@ from pyproxy.daemon.failures import NotFoundError, OperationError
 from pyproxy.daemon.front_ends import FrontEnds
 from pyproxy.daemon.host import Host, OpenUnit
 from pyproxy.daemon.leftovers import takeovers
-from pyproxy.daemon.operations import AdoptRequest, RestoreRequest
+from pyproxy.daemon.operations import AdoptRequest, MigrateRequest, RestoreRequest
 from pyproxy.daemon.standing import checkpoint_of, nexus_of
 from pyproxy.device.base import Device, execute_past_attentions
 from pyproxy.device.sg import SgDevice
 from pyproxy.migration.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint
+from pyproxy.migration.record import load_records
 from pyproxy.migration.restore import RestoreReport, restore
 from pyproxy.reservation.classify import Decision
 from pyproxy.reservation.snapshot import Snapshot, drive, read_snapshot
@@ -155,6 +158,20 @@ class LocalOperations:
                 origin.unit.snooper.received(*() if report.succeeded else since.heard)
                 origin.unit.snooper.suspect(Suspicion.POLL_MISMATCH)
         return report
+
+    def migrate(self, guest: str, request: MigrateRequest) -> MigrationDocument:
+        """Refuse: a migration outlives the command that asks for it."""
+        self._host.sections(guest)
+        raise OperationError(
+            f"guest {guest}: no daemon runs here, and only a daemon can {request.action.replace('-', ' ')} a "
+            "migration; start it: pyproxy serve",
+            "no-daemon",
+        )
+
+    def migrations(self) -> MigrationsDocument:
+        """Return what the store knows of migrations."""
+        records = load_records(self._host.store)
+        return MigrationsDocument(migrations=[MigrationDocument.of_record(record) for record in records])
 
     def pr_keys(self, target: str) -> KeysDocument:
         """READ KEYS."""

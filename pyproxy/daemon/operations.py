@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 from msgspec import Meta, Struct
 
@@ -11,6 +11,8 @@ from pyproxy.daemon.documents import (
     CapabilitiesDocument,
     FullStatusDocument,
     KeysDocument,
+    MigrationDocument,
+    MigrationsDocument,
     ReservationDocument,
     RestoreDocument,
     StatusDocument,
@@ -43,6 +45,21 @@ class AdoptRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         return None if self.key is None else int(self.key, 16)
 
 
+class MigrateRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is to happen with a guest's migration.
+
+    ``arm``: prepare one to the peer ``to``, which begins when the guest stops. ``hand-over``: the guest has stopped.
+    ``cancel``: the guest stays here, or is not expected here any more. ``source-dead``: take its claims over without
+    the source. ``peer_dead`` is the operator's statement that the destination does not run the guest and never will,
+    ``fence_ruled_out`` that no node fenced the guest meanwhile.
+    """
+
+    action: Literal["arm", "hand-over", "cancel", "source-dead"]
+    to: str | None = None
+    peer_dead: bool = False
+    fence_ruled_out: bool = False
+
+
 class Operations(Protocol):
     """A host's operations. All raise what ``daemon.failures.sentence`` knows."""
 
@@ -57,6 +74,12 @@ class Operations(Protocol):
 
     def restore(self, request: RestoreRequest) -> RestoreDocument:
         """Take the guest of a checkpoint over; what the device decides is in the document, not an exception."""
+
+    def migrate(self, guest: str, request: MigrateRequest) -> MigrationDocument:
+        """Begin, go on with or cancel a migration; only a running daemon does that."""
+
+    def migrations(self) -> MigrationsDocument:
+        """Return what is known of all migrations."""
 
     def pr_keys(self, target: str) -> KeysDocument:
         """READ KEYS; ``target`` is a device node's path or GUEST/LUN."""

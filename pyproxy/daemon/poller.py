@@ -65,7 +65,9 @@ class Poller:
     def _run(self) -> None:
         while self._wait():
             for found in self._host.open_units():
-                self._begin(found)
+                # A guest that is elsewhere, or on its way, has nothing here that a look could find changed.
+                if self._host.not_served(found.unit.guest) is None:
+                    self._begin(found)
 
     def _wait(self) -> bool:
         """Wait for the next time; False when stopping. A changed interval counts from now."""

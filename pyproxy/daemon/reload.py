@@ -16,6 +16,8 @@ DAEMON_KEYS: Final = ("log_format", "log_level", "poll_seconds")
 UNIT_KEYS: Final = ("adopt", "timeout")
 """Keys of a [[guest.unit]] that take effect for what comes next."""
 
+_WHOLE_TABLES: Final = ("migration", "peer")
+
 _RESTART: Final = "takes effect when the daemon is started again"
 
 
@@ -45,6 +47,7 @@ def plan(running: Config, wanted: Config) -> Reload:
     applied += [f"daemon.{name} is {value}" for name, value in live.items()]
     kept += [f"daemon.{name} {_RESTART}" for name in changed if name not in DAEMON_KEYS]
     config = replace(running, daemon=replace(running.daemon, **live))
+    kept += [f"{name} {_RESTART}" for name in _changed(running, wanted) if name in _WHOLE_TABLES]
     for guest in running.guest:
         new = wanted.find_guest(guest.name)
         if new is None:

@@ -13,11 +13,13 @@ from pyproxy.daemon.documents import (
     CapabilitiesDocument,
     FullStatusDocument,
     KeysDocument,
+    MigrationDocument,
+    MigrationsDocument,
     ReservationDocument,
     RestoreDocument,
     StatusDocument,
 )
-from pyproxy.daemon.operations import AdoptRequest, RestoreRequest
+from pyproxy.daemon.operations import AdoptRequest, MigrateRequest, RestoreRequest
 from pyproxy.frontend.api import Client
 
 D = TypeVar("D", bound=msgspec.Struct)
@@ -47,6 +49,16 @@ class RemoteOperations:
         """Take the guest of a checkpoint over."""
         answer = self.client.request("POST", "/restore", msgspec.json.encode(request))
         return msgspec.json.decode(answer, type=RestoreDocument)
+
+    def migrate(self, guest: str, request: MigrateRequest) -> MigrationDocument:
+        """Begin, go on with or cancel a migration."""
+        path = f"/guests/{quote(guest, safe='')}/migration"
+        answer = self.client.request("POST", path, msgspec.json.encode(request))
+        return msgspec.json.decode(answer, type=MigrationDocument)
+
+    def migrations(self) -> MigrationsDocument:
+        """Return what is known of all migrations."""
+        return msgspec.json.decode(self.client.request("GET", "/migrations"), type=MigrationsDocument)
 
     def pr_keys(self, target: str) -> KeysDocument:
         """READ KEYS."""

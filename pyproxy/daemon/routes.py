@@ -12,12 +12,14 @@ from pyproxy.daemon.documents import (
     CapabilitiesDocument,
     FullStatusDocument,
     KeysDocument,
+    MigrationDocument,
+    MigrationsDocument,
     ReservationDocument,
     RestoreDocument,
     StatusDocument,
     VersionDocument,
 )
-from pyproxy.daemon.operations import AdoptRequest, RestoreRequest
+from pyproxy.daemon.operations import AdoptRequest, MigrateRequest, RestoreRequest
 from pyproxy.frontend.messages import ExecuteReply, ExecuteRequest
 
 
@@ -78,6 +80,15 @@ ROUTES: Final[tuple[Route, ...]] = (
         query=(LUN,),
     ),
     Route("POST", "/restore", "restore", "Take the guest of a checkpoint over.", RestoreDocument, RestoreRequest),
+    Route(
+        "POST",
+        "/guests/{guest}/migration",
+        "migrate",
+        "Begin, go on with or cancel the guest's migration.",
+        MigrationDocument,
+        MigrateRequest,
+    ),
+    Route("GET", "/migrations", "migrating", "Every migration that is known, latest last.", MigrationsDocument),
     Route("GET", "/pr/keys", "pr_keys", "READ KEYS.", KeysDocument, query=(TARGET,)),
     Route("GET", "/pr/reservation", "pr_reservation", "READ RESERVATION.", ReservationDocument, query=(TARGET,)),
     Route(

@@ -21,6 +21,7 @@ from pyproxy.daemon.control import ControlApi
 from pyproxy.daemon.front_ends import FrontEnds
 from pyproxy.daemon.host import Host
 from pyproxy.daemon.lock import DirectoryError, ensure_private
+from pyproxy.daemon.migrations import Migrations
 from pyproxy.daemon.notify import ServiceManager
 from pyproxy.daemon.poller import Poller
 from pyproxy.device.passed import PassedNode
@@ -55,17 +56,22 @@ def serve(
     host = Host(config, open_backing=open_backing)
     poller = Poller(host, config.daemon.poll_seconds)
     front_ends = FrontEnds(host, activated(), open_node=open_node)
+    host.not_served = front_ends.gates.why
+    migrations = Migrations(host, front_ends.gates)
     try:
+        migrations.resume()
         host.open_all()
+        migrations.start()
         listener = _listen(config.daemon.control_socket)
         poller.start()
         front_ends.open()
         try:
-            asyncio.run(_Daemon(host, poller, front_ends, load).serve(listener, ready))
+            asyncio.run(_Daemon(host, poller, front_ends, migrations, load).serve(listener, ready))
         finally:
             with contextlib.suppress(FileNotFoundError):
                 config.daemon.control_socket.unlink()
     finally:
+        migrations.close()
         front_ends.stop(_ANSWER_GRACE_SECONDS)
         stuck = poller.stop()
         for guest, lun in stuck:
@@ -107,8 +113,16 @@ def _remove_stale(path: Path) -> None:
 class _Daemon:
     """The event loop's part: signals, the control API, and what the service manager is told."""
 
-    def __init__(self, host: Host, poller: Poller, front_ends: FrontEnds, load: Callable[[], Config] | None) -> None:
+    def __init__(
+        self,
+        host: Host,
+        poller: Poller,
+        front_ends: FrontEnds,
+        migrations: Migrations,
+        load: Callable[[], Config] | None,
+    ) -> None:
         self._host = host
+        self._migrations = migrations
         self._poller = poller
         self._front_ends = front_ends
         self._load = load
@@ -122,7 +136,8 @@ class _Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
-        api = ControlApi(self._host, self._front_ends)
+        api = ControlApi(self._host, self._front_ends, self._migrations)
+        await self._migrations.listen()
         runner = web.AppRunner(
             api.application(), handle_signals=False, access_log=None, shutdown_timeout=_ANSWER_GRACE_SECONDS
         )
@@ -136,6 +151,8 @@ class _Daemon:
         self._manager.stopping()
         log.info("stopping: no new requests, waiting for the commands under way")
         await site.stop()
+        await self._migrations.unlisten()
+        await asyncio.to_thread(self._migrations.close)
         seconds = max(unit.timeout for _, unit in self._host.config.units()) + _TIMEOUT_GRACE_SECONDS
         if not all(await asyncio.gather(api.drain(seconds), asyncio.to_thread(self._front_ends.stop, seconds))):
             log.error(

@@ -131,6 +131,10 @@ class Standing:
         """See MigrationHost."""
         return self._gates.running(guest)
 
+    def halted(self, guest: str) -> None:
+        """See MigrationHost."""
+        self._gates.set_running(guest, False)
+
 
 def checkpoint_of(found: OpenUnit) -> Checkpoint:
     """Read an open unit and write down what its guest has there; call with its lock held.

@@ -8,9 +8,13 @@ from collections.abc import Callable
 
 
 class ServeGate:
-    """Open at first. Methods may be called from any thread."""
+    """Open at first. Methods may be called from any thread.
 
-    def __init__(self) -> None:
+    ``knocked`` is called, in the thread of a command that begins to wait, when there is one for a shut gate.
+    """
+
+    def __init__(self, knocked: Callable[[], None] = lambda: None) -> None:
+        self._knocked = knocked
         self._changed = threading.Condition()
         self._why: str | None = None
         self._running = 0
@@ -24,6 +28,8 @@ class ServeGate:
 
     def enter(self, seconds: float = 0.0) -> bool:
         """Begin a command, waiting so long for a shut gate to open; False where it stays shut. Then ``leave``."""
+        if seconds > 0 and self.why is not None:
+            self._knocked()
         with self._changed:
             self._changed.wait_for(lambda: self._why is None or self._given_up, seconds)
             if self._why is not None:

@@ -197,6 +197,7 @@ class Engine:
         work = self._current(guest)
         if not work.feed(SourceEvent.STOPPED, "the operator says that the guest has stopped"):
             raise MigrationError(f"{work.who} is {work.phase}, not armed", "wrong-phase")
+        self._host.halted(guest)
         self._go_on(work)
 
     def cancel(self, guest: str, *, destination_dead: bool = False) -> None:
@@ -226,9 +227,7 @@ class Engine:
 
     def wait(self, guest: str, seconds: float) -> Record:
         """Wait until the guest's latest migration is over, or as long as ``seconds``; raises MigrationError."""
-        work = self._latest(guest)
-        if work is None:
-            raise MigrationError(f"guest {guest} has not been migrated", "not-found")
+        work = self.latest(guest)
         work.wait(lambda: work.phase in OVER or self._closing, seconds)
         return work.record
 
@@ -376,6 +375,13 @@ class Engine:
         if not found:
             raise MigrationError(f"guest {guest} is not being migrated", "not-found")
         return next((one for one in reversed(found) if one.phase not in UNDONE), found[-1])
+
+    def latest(self, guest: str) -> Work:
+        """Return the guest's latest migration; raises MigrationError."""
+        found = self._latest(guest)
+        if found is None:
+            raise MigrationError(f"guest {guest} has not been migrated", "not-found")
+        return found
 
     def _latest(self, guest: str) -> Work | None:
         return next((one for one in reversed(self.works()) if one.record.guest == guest), None)

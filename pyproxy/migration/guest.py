@@ -83,6 +83,9 @@ class MigrationHost(Protocol):
     def running(self, guest: str) -> bool:
         """Whether a front end has started rings of the guest here and not stopped them, gate open or shut."""
 
+    def halted(self, guest: str) -> None:
+        """Note that the guest has stopped, though no front end has said so."""
+
 
 class GuestEvents(Protocol):
     """What front ends tell migrations. Called in a front end's thread, gate open or shut."""

@@ -25,6 +25,11 @@ log = logging.getLogger(__name__)
 class Inbound(Work):
     """One guest on its way to this host."""
 
+    @property
+    def ready(self) -> bool:
+        """See Work."""
+        return self.phase is DestinationPhase.VERIFIED
+
     def step(self) -> float | None:
         """See Work."""
         host, guest = self.around.host, self._record.guest

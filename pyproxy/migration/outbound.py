@@ -54,9 +54,14 @@ class Outbound(Work):
         self._seen = ""
 
     @property
+    def ready(self) -> bool:
+        """See Work."""
+        return self.phase is SourcePhase.OFFERED and self.verified
+
+    @property
     def settled(self) -> bool:
         """Whether a guest that has stopped for this migration need not be held any longer."""
-        return self.phase in OVER or (self.phase is SourcePhase.OFFERED and self.verified)
+        return self.phase in OVER or self.ready
 
     def step(self) -> float | None:
         """See Work."""

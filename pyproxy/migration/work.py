@@ -77,6 +77,11 @@ class Work(ABC):
         return self._text or self._record.text
 
     @property
+    def ready(self) -> bool:
+        """Whether the destination has the claims and waits for the guest."""
+        return False
+
+    @property
     def over(self) -> bool:
         """Whether there is nothing to do or to wait for."""
         return self.phase in OVER and self._record.told

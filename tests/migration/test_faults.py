@@ -1,4 +1,4 @@
-"""Messages are lost, commands fail, the link is cut, a third node fences: at every place where that can happen, once."""
+"""Messages are lost, commands fail, the link is cut, a third node fences: once at every place where that can happen."""
 
 from __future__ import annotations
 
@@ -24,6 +24,18 @@ from tests.migration.world import GUEST, K, Side, World, at_rest, registered
 
 TEST_UNIT_READY = bytes(6)
 FENCER = 0xFE7CE
+
+
+class Nth:
+    """True at the call of that number, counted from 0."""
+
+    def __init__(self, which: int) -> None:
+        self._left = which
+
+    def __call__(self) -> bool:
+        self._left -= 1
+        return self._left == -1
+
 
 Failure = Callable[[EmulatedNexus, Command], Result]
 
@@ -74,19 +86,22 @@ def test_each_command_fails_once(tmp_path: Path, scenario: Scenario, failure: Fa
     for which in count():
         directory = tmp_path / str(which)
         directory.mkdir()
-        numbers = count()
         failed: list[str] = []
+        nth = Nth(which)
 
-        def fails(side: Side, command: Command, which: int = which) -> Failure | None:
-            if not begun or next(numbers) != which:
+        def fails(
+            side: Side,
+            command: Command,
+            nth: Nth = nth,
+            failed: list[str] = failed,
+        ) -> Failure | None:
+            if not nth():
                 return None
             failed.append(f"{side.name} {command.cdb.hex()}")
             return failure
 
-        begun = False
         with World(directory) as world:
             world.claim(world.s, kind)
-            begun = True
             world.failing = fails
             scenario(world)
             if not failed:
@@ -101,11 +116,11 @@ def test_each_answer_is_lost_once(tmp_path: Path, scenario: Scenario, kind: int)
     for which in count():
         directory = tmp_path / str(which)
         directory.mkdir()
-        numbers = count()
         lost: list[Request] = []
+        nth = Nth(which)
 
-        def loses(request: Request, which: int = which) -> bool:
-            if next(numbers) != which:
+        def loses(request: Request, nth: Nth = nth, lost: list[Request] = lost) -> bool:
+            if not nth():
                 return False
             lost.append(request)
             return True
@@ -126,12 +141,12 @@ def test_the_link_is_cut_at_every_message_and_comes_back(tmp_path: Path, scenari
     for which in count():
         directory = tmp_path / str(which)
         directory.mkdir()
-        numbers = count()
         with World(directory) as world:
             world.claim(world.s, kind)
+            nth = Nth(which)
 
-            def loses(_request: Request, which: int = which, world: World = world) -> bool:
-                world.cut = world.cut or next(numbers) == which
+            def loses(_request: Request, nth: Nth = nth, world: World = world) -> bool:
+                world.cut = nth() or world.cut
                 return world.cut
 
             world.lose = loses
@@ -154,18 +169,22 @@ def test_a_guest_that_is_fenced_on_the_way_stays_fenced(tmp_path: Path, scenario
     for which in count():
         directory = tmp_path / str(which)
         directory.mkdir()
-        numbers = count()
         fenced: list[str] = []
+        nth = Nth(which)
         with World(directory) as world:
             world.claim(world.s, kind)
             fencer = world.fencer[0]
             world.join(fencer, FENCER)
 
             def fence(
-                side: Side, command: Command, which: int = which, fencer: EmulatedNexus = fencer, kind: int = kind or 1
+                side: Side,
+                command: Command,
+                nth: Nth = nth,
+                fencer: EmulatedNexus = fencer,
+                fenced: list[str] = fenced,
             ) -> Failure | None:
-                if next(numbers) == which:
-                    preempt = Command(PrOut(4, 0, kind, 24).encode(), ParameterList(FENCER, K).encode())
+                if nth():
+                    preempt = Command(PrOut(4, 0, kind or 1, 24).encode(), ParameterList(FENCER, K).encode())
                     answer = fencer.execute(preempt)
                     fenced.append(f"before {command.cdb.hex()} at {side.name}: {answer.status:02x}")
                 return None

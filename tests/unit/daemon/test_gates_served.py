@@ -16,6 +16,7 @@ from pyproxy.daemon.control import ControlApi
 from pyproxy.daemon.front_ends import FrontEnds
 from pyproxy.daemon.gates import Gates
 from pyproxy.daemon.host import Host
+from pyproxy.daemon.migrations import Migrations
 from pyproxy.driver.front_end import FrontEnd
 from pyproxy.driver.scsi import ScsiDriver
 from tests.unit.pr_helper import scene as helper
@@ -87,7 +88,7 @@ def test_the_control_api_refuses_in_a_sentence(tmp_path: Path) -> None:
 
     with closing(Host(parse(daemon + guests, "test"))) as host:
         front_ends = FrontEnds(host)
-        api = ControlApi(host, front_ends)
+        api = ControlApi(host, front_ends, Migrations(host, front_ends.gates))
         asyncio.run(ask(api, front_ends.gates))
         api.close()
 

@@ -1,0 +1,167 @@
+"""Guests on their way between hosts: connects the engine of migrations to the daemon, its peers and its operators."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pyproxy.config import Config, Endpoint, MigrationSection
+from pyproxy.daemon.documents import MigrationDocument, MigrationsDocument
+from pyproxy.daemon.gates import Gates
+from pyproxy.daemon.host import Host
+from pyproxy.daemon.operations import MigrateRequest
+from pyproxy.daemon.standing import Standing
+from pyproxy.migration.engine import Engine, MigrationError
+from pyproxy.migration.peer import Peer
+from pyproxy.migration.transport.client import Address, HttpPeer
+from pyproxy.migration.transport.server import Listening, TransportServer
+from pyproxy.migration.transport.tls import Credentials
+
+log = logging.getLogger(__name__)
+
+_BACKLOG = 64
+
+
+class Peers(Mapping[str, Peer]):
+    """The configured peers by name."""
+
+    def __init__(self, config: Config) -> None:
+        own, credentials = config.daemon.host_name, credentials_of(config.migration)
+        self._peers = {
+            peer.name: HttpPeer(peer.name, Address(*Endpoint.parse(peer.address)), own, credentials)
+            for peer in config.peer
+        }
+
+    def __getitem__(self, name: str) -> Peer:
+        """Return a peer; raises KeyError."""
+        return self._peers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the names."""
+        return iter(self._peers)
+
+    def __len__(self) -> int:
+        """Count them."""
+        return len(self._peers)
+
+    def close(self) -> None:
+        """Close what is open to them."""
+        for peer in self._peers.values():
+            peer.close()
+
+
+class Migrations:
+    """The migrations of one daemon.
+
+    ``resume`` before any guest is served, then ``start``, and ``listen`` in the event loop; ``close`` before the front
+    ends are stopped, which may wait for a handover.
+    """
+
+    def __init__(self, host: Host, gates: Gates) -> None:
+        self._host = host
+        self._gates = gates
+        self._peers = Peers(host.config)
+        section = host.config.migration or MigrationSection()
+        self.engine = Engine(
+            Standing(host, gates),
+            self._peers,
+            drain_seconds=section.drain_seconds,
+            hold_seconds=section.hold_seconds,
+        )
+        self._server: TransportServer | None = None
+
+    def resume(self) -> None:
+        """Shut the gates of guests that are not this host's; raises StoreError, RecordError."""
+        self.engine.resume()
+        self._gates.events = self.engine
+
+    def start(self) -> None:
+        """Go on with what is not over."""
+        self.engine.start()
+
+    async def listen(self) -> None:
+        """Answer the peers, where that is configured; raises OSError, CredentialsError."""
+        section = self._host.config.migration
+        if section is None or section.listen is None:
+            return
+        endpoint = Endpoint.parse(section.listen)
+        credentials = None if endpoint.path is not None else credentials_of(section)
+        bound = _bind(endpoint)
+        self._server = TransportServer(Listening(bound, credentials), self.engine, list(self._peers))
+        await self._server.start()
+        log.info("peers reach this host at %s", section.listen)
+
+    async def unlisten(self) -> None:
+        """Answer no peer any more."""
+        if self._server is not None:
+            await self._server.stop()
+            self._server = None
+
+    def close(self) -> None:
+        """Let nobody wait; what is not over goes on after the next start."""
+        self.engine.close()
+        self._peers.close()
+
+    def ask(self, guest: str, request: MigrateRequest) -> MigrationDocument:
+        """Do what an operator asks for; raises MigrationError, StoreError and what opening the units raises."""
+        engine = self.engine
+        match request.action:
+            case "arm":
+                if request.to is None:
+                    raise MigrationError("name the peer to migrate to", "wrong-use")
+                engine.migrate(guest, request.to)
+            case "hand-over":
+                engine.hand_over(guest)
+            case "cancel":
+                engine.cancel(guest, destination_dead=request.peer_dead)
+            case "source-dead":
+                engine.source_dead(guest, fence_ruled_out=request.fence_ruled_out)
+        return MigrationDocument.of(engine.latest(guest))
+
+    def status(self) -> MigrationsDocument:
+        """Return what is known of all guests' migrations, latest last."""
+        return MigrationsDocument(migrations=[MigrationDocument.of(work) for work in self.engine.works()])
+
+
+def credentials_of(section: MigrationSection | None) -> Credentials | None:
+    """Return the paths of certificate, key and authority; None where they are not all configured."""
+    if section is None or section.certificate is None or section.key is None or section.ca is None:
+        return None
+    return Credentials(section.certificate, section.key, section.ca)
+
+
+def _bind(endpoint: Endpoint) -> socket.socket:
+    if endpoint.path is not None:
+        return _bind_path(endpoint.path)
+    try:
+        found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        bound = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except BaseException:
+            bound.close()
+            raise
+    except OSError as error:
+        raise OSError(
+            error.errno, f"peers cannot be listened to: {error.strerror}", f"{endpoint.host}:{endpoint.port}"
+        ) from None
+    return bound
+
+
+def _bind_path(path: Path) -> socket.socket:
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    before = os.umask(0o177)
+    try:
+        path.unlink(missing_ok=True)  # the state directory's lock says that no other daemon uses it
+        bound.bind(str(path))
+    except OSError as error:
+        bound.close()
+        raise OSError(error.errno, f"peers cannot be listened to: {error.strerror}", str(path)) from None
+    finally:
+        os.umask(before)
+    return bound
