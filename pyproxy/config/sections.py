@@ -383,8 +383,7 @@ class MigrationSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """How this daemon and its peers reach each other, to move guests between hosts."""
 
     listen: Annotated[
-        str | None,
-        Meta(min_length=1, max_length=255),
+        Annotated[str, Meta(min_length=1, max_length=255)] | None,
         _described("Where peers connect to.", _ENDPOINT, default="nowhere: guests can leave, none can come"),
     ] = None
     certificate: Annotated[

@@ -7,6 +7,7 @@ verifies what it wrote, tgt over iSCSI with a name of its own for each host.
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,13 +15,15 @@ from pathlib import Path
 import pytest
 
 from tests.vm.migrating import image
-from tests.vm.migrating.hosts import DaemonHost, TwoHosts
+from tests.vm.migrating.hosts import GUEST, DaemonHost, TwoHosts
 from tests.vm.migrating.machine import GuestConsole, Qemu
 
+KEY = 0x5CA1AB1E
 FIO = (
-    "fio --name=v --filename=/dev/sda --direct=1 --rw=randrw --bsrange=512-64k --size=8M --iodepth=8 --ioengine=libaio "
-    "--verify=crc32c --verify_fatal=1 --time_based --runtime=3600 --numjobs=2 --offset_increment=16M --eta=never"
+    "fio --name=v --filename=/dev/sda --direct=1 --rw=randrw --bsrange=512-64k --size=4M --iodepth=8 --ioengine=libaio "
+    "--verify=crc32c --verify_fatal=1 --numjobs=2 --offset_increment=16M --eta=never"
 )
+"""One pass: writes and reads in random order, then reads all of it back."""
 
 
 class MovingGuest:
@@ -51,20 +54,36 @@ class MovingGuest:
         self.qemu, self.at, self.console.at = qemu, host, qemu
 
     def start_fio(self) -> None:
-        self.console.run(f"({FIO} >/tmp/fio.log 2>&1; echo ended $? >>/tmp/fio.log) &")
+        """Run one pass after the other until told to stop; a signal would end fio before its last verification."""
+        self.console.run("rm -f /tmp/stop /tmp/stopped")
+        self.console.run(
+            f"(while [ ! -e /tmp/stop ]; do {FIO} >/tmp/fio.log 2>&1 || {{ echo failed >>/tmp/fio.log; break; }}; "
+            "done; touch /tmp/stopped) &"
+        )
 
     def check_fio(self) -> None:
         """It still runs and has found nothing wrong; it makes progress."""
-        said = self.console.run("cat /tmp/fio.log")
-        assert "ended" not in said, said
+        said = self.console.run("cat /tmp/fio.log; ls /tmp/stopped 2>/dev/null || true")
+        assert "failed" not in said, said
+        assert "stopped" not in said, said
         progress = "cut -d' ' -f1- /sys/block/sda/stat | awk '{print $1 + $5}'"
         before = int(self.console.run(progress))
         self.console.run(f"for i in $(seq 300); do [ $({progress}) -gt {before} ] && exit 0; sleep 0.1; done; exit 1")
 
     def stop_fio(self) -> None:
-        self.console.run("killall -INT fio; for i in $(seq 300); do pidof fio || exit 0; sleep 0.1; done; exit 1")
+        """Let the pass end, with its verification, and look at what it found."""
+        self.console.run("touch /tmp/stop")
+        for _ in range(20):
+            ended = self.console.run(
+                "for i in $(seq 100); do [ -e /tmp/stopped ] && echo yes && break; sleep 0.1; done"
+            )
+            if ended:
+                break
+        else:
+            raise AssertionError(self.console.run("cat /tmp/fio.log /sys/block/sda/stat; ps"))
         said = self.console.run("cat /tmp/fio.log")
         assert "err= 0" in said, said
+        assert "failed" not in said, said
         assert "verify" not in said.lower().replace("verify=", ""), said
 
 
@@ -82,7 +101,10 @@ def guest(hosts: TwoHosts) -> Iterator[MovingGuest]:
 
 
 def test_no_byte_is_lost_between_two_daemons(hosts, guest):
-    """Rings, dirty pages and requests in flight; without a reservation nothing needs to be handed over."""
+    """Rings, dirty pages and requests in flight; without a reservation nothing needs to be handed over.
+
+    The first here: once a guest was handed over, each later move must be armed.
+    """
     guest.start_fio()
     guest.check_fio()
     for _ in range(4):
@@ -93,3 +115,142 @@ def test_no_byte_is_lost_between_two_daemons(hosts, guest):
         guest.landed(qemu, to)
         guest.check_fio()
     guest.stop_fio()
+
+
+def move(hosts: TwoHosts, guest: MovingGuest) -> None:
+    """Arm the handover, let QEMU migrate, and see both sides come to the end."""
+    source, to = guest.at, hosts.beside(guest.at)
+    source.command("migrate", GUEST, "--to", to.name)
+    qemu = guest.new_qemu(to, incoming=True)
+    guest.qemu.ask("migrate", uri=guest.uri(qemu))
+    assert guest.qemu.until_migration("completed", "failed") == "completed"
+    guest.landed(qemu, to)
+    to.until_phase("committed")
+    source.until_phase("released")
+
+
+def claim(guest: MovingGuest, kind: int | None, key: int = KEY) -> None:
+    """Register in the guest, and reserve."""
+    guest.console.run(f"sg_persist -n -o -G -S {key:x} /dev/sda")
+    if kind is not None:
+        guest.console.run(f"sg_persist -n -o -R -K {key:x} -T {kind} /dev/sda")
+
+
+def give_up(guest: MovingGuest, key: int = KEY) -> None:
+    """Unregister in the guest, which releases what it holds."""
+    guest.console.run(f"sg_persist -n -o -G -K {key:x} -S 0 /dev/sda")
+
+
+def shown(guest: MovingGuest) -> str:
+    """What the guest reads of its claim; PRGENERATION is left out, which counts our steps too."""
+    said = guest.console.run("sg_persist -n -i -k /dev/sda; sg_persist -n -i -r /dev/sda")
+    return "\n".join(line for line in said.splitlines() if "generation" not in line.lower())
+
+
+def holds_here(hosts: TwoHosts, guest: MovingGuest, kind: int | None) -> None:
+    """The target says that the guest's claim is its present host's, and nobody else has it."""
+    assert hosts.keys() == [KEY]
+    assert hosts.registered_with(guest.at) == KEY
+    assert hosts.registered_with(hosts.beside(guest.at)) is None
+    held = hosts.reservation()
+    if kind is None:
+        assert held is None
+        return
+    assert held is not None
+    assert held[1] == kind
+    assert hosts.conflicts(), "a bystander's write conflicts"
+    assert hosts.conflicts_as(hosts.beside(guest.at)), "so does one under the name of the host it left"
+
+
+@pytest.mark.parametrize("kind", [1, 3, 5, 6, 7, 8, None])
+def test_a_claim_moves_with_the_guest_and_back(hosts, guest, kind):
+    claim(guest, kind)
+    before = shown(guest)
+    guest.start_fio()
+    for _ in range(2):
+        guest.check_fio()
+        move(hosts, guest)
+        holds_here(hosts, guest, kind)
+        assert shown(guest) == before
+    guest.check_fio()
+    guest.stop_fio()
+    give_up(guest)
+    assert hosts.keys() == []
+
+
+def test_twenty_times_to_and_fro(hosts, guest):
+    claim(guest, 5)
+    before = shown(guest)
+    guest.start_fio()
+    for _ in range(20):
+        move(hosts, guest)
+        assert hosts.keys() == [KEY]
+        assert hosts.reservation() == (KEY, 5)
+    guest.check_fio()
+    assert shown(guest) == before
+    guest.stop_fio()
+    give_up(guest)
+
+
+@pytest.mark.parametrize("kind", [6, 7, None])
+@pytest.mark.parametrize("when", ["copying", "switching"])
+@pytest.mark.parametrize("how", ["cancelled", "killed"])
+def test_a_migration_that_fails_leaves_the_guest_where_it_was(hosts, guest, kind, when, how):
+    """The destination's QEMU is killed, or the migration cancelled: before the handover, or when that is done."""
+    source, to = guest.at, hosts.beside(guest.at)
+    claim(guest, kind)
+    before = shown(guest)
+    guest.start_fio()
+    source.command("migrate", GUEST, "--to", to.name)
+    qemu = guest.new_qemu(to, incoming=True)
+    pause = [{"capability": "pause-before-switchover", "state": when == "switching"}]
+    guest.qemu.ask("migrate-set-capabilities", capabilities=pause)
+    slow = when == "copying"
+    guest.qemu.ask("migrate-set-parameters", **{"max-bandwidth": (1 << 20) if slow else (1 << 40)})
+    guest.qemu.ask("migrate", uri=guest.uri(qemu))
+    assert guest.qemu.until_migration("active" if slow else "pre-switchover", "failed") != "failed"
+    if not slow:
+        assert source.migration()["ready"]
+        assert to.migration()["phase"] == "verified"
+        assert hosts.registered_with(to) == KEY
+    if how == "killed":
+        qemu.kill()
+    if how == "cancelled" or not slow:
+        guest.qemu.ask("migrate_cancel")
+    assert guest.qemu.until_migration("cancelled", "failed")
+    guest.qemu.until("running")
+    if slow:
+        source.command("migrate", GUEST, "--cancel")
+    source.until_phase("cancelled" if slow else "reclaimed")
+    to.until_phase("cancelled" if slow else "closed")
+    qemu.kill()
+    guest.qemu.ask("migrate-set-capabilities", capabilities=[{"capability": "pause-before-switchover", "state": False}])
+    guest.qemu.ask("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
+    guest.check_fio()
+    holds_here(hosts, guest, kind)
+    assert shown(guest) == before
+    guest.stop_fio()
+    give_up(guest)
+
+
+def test_a_guest_started_twice_is_served_once(hosts, guest):
+    """``cont`` at the source after the migration is the operator's split brain: nothing of it reaches the disk."""
+    source, to = guest.at, hosts.beside(guest.at)
+    claim(guest, 5)
+    source.command("migrate", GUEST, "--to", to.name)
+    old, qemu = guest.qemu, guest.new_qemu(to, incoming=True)
+    old.ask("migrate", uri=guest.uri(qemu))
+    assert old.until_migration("completed", "failed") == "completed"
+    qemu.until("running")
+    to.until_phase("committed")
+    source.until_phase("released")
+    old.ask("cont")
+    old.until("running")
+    deadline = time.monotonic() + 60
+    while "has started here and is not served" not in source.told():
+        assert time.monotonic() < deadline, source.told()
+        time.sleep(0.05)
+    assert source.migration()["phase"] == "released"
+    guest.landed(qemu, to)
+    holds_here(hosts, guest, 5)
+    give_up(guest)

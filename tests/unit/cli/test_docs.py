@@ -15,7 +15,7 @@ from pyproxy.cli.main import main
 DOCS = Path(__file__).parents[3] / "docs"
 
 
-@pytest.mark.parametrize("name", ["configuration.md", "api.md", "openapi.json"])
+@pytest.mark.parametrize("name", ["configuration.md", "api.md", "migration.md", "openapi.json"])
 def test_what_is_generated_is_current(name: str) -> None:
     generate = runpy.run_path(str(DOCS / "generate.py"))
     before, after = generate["current"](DOCS / name, generate["GENERATED"][DOCS / name])

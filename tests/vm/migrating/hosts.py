@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Final, Self
 
@@ -39,6 +39,13 @@ vhost_user = {{ socket = "{home}/db.sock", queues = 2 }}
 [[guest.unit]]
 lun = 0
 iscsi = {{ url = "{url}", initiator = "{initiator}" }}
+
+[migration]
+listen = "{home}/peer.sock"
+
+[[peer]]
+name = "{peer}"
+address = "{peer_home}/peer.sock"
 """
 
 
@@ -50,13 +57,21 @@ def initiator_of(name: str) -> str:
 class DaemonHost:
     """One ``pyproxy serve``. ``more`` is configuration behind the usual."""
 
-    def __init__(self, directory: Path, name: str, url: str, more: str = "") -> None:
+    def __init__(self, directory: Path, name: str, peer: str, url: str, more: str = "") -> None:
         self.name = name
         self.home = directory / name
         self.home.mkdir()
         self.disks = self.home / "db.sock"
         self._file = self.home / "pyproxy.toml"
-        text = _CONFIGURATION.format(name=name, home=self.home, guest=GUEST, url=url, initiator=initiator_of(name))
+        text = _CONFIGURATION.format(
+            name=name,
+            home=self.home,
+            peer=peer,
+            peer_home=directory / peer,
+            guest=GUEST,
+            url=url,
+            initiator=initiator_of(name),
+        )
         self._file.write_text(text + more, encoding="utf-8")
         self._log = self.home / "daemon.log"
         self._daemon: subprocess.Popen[bytes] | None = None
@@ -109,6 +124,17 @@ class DaemonHost:
         (unit,) = guest["units"]
         return dict(unit)
 
+    def migration(self) -> dict[str, object]:
+        """The guest's latest migration, as ``pyproxy migrate --status --json`` shows it."""
+        return dict(json.loads(self.command("migrate", GUEST, "--status", "--json"))["migrations"][-1])
+
+    def until_phase(self, *wanted: str, seconds: float = 120.0) -> dict[str, object]:
+        """Wait until the guest's latest migration is in one of these phases."""
+        deadline = time.monotonic() + seconds
+        while (found := self.migration())["phase"] not in wanted:
+            assert time.monotonic() < deadline, f"{self.name}: {found}\n{self.told()}"
+        return found
+
     def _words(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "pyproxy", "--config", str(self._file), *words]
 
@@ -125,8 +151,8 @@ class TwoHosts:
         try:
             self.target = self._stack.enter_context(TgtTarget(self.directory, size_mib=DISK_MIB))
             self.a, self.b = (
-                DaemonHost(self.directory, name, self.target.url, more)
-                for name, more in zip(("a", "b"), self._more, strict=True)
+                DaemonHost(self.directory, name, peer, self.target.url, more)
+                for (name, peer), more in zip((("a", "b"), ("b", "a")), self._more, strict=True)
             )
             for host in (self.a, self.b):
                 self._stack.callback(host.kill)
@@ -146,10 +172,12 @@ class TwoHosts:
 
     def keys(self) -> list[int]:
         """READ KEYS, as the bystander sees it."""
+        self.settle()
         return keys(self.other)
 
     def reservation(self) -> tuple[int, int] | None:
         """READ RESERVATION, as the bystander sees it: key and type."""
+        self.settle()
         return reservation(self.other)
 
     def registered_with(self, host: DaemonHost) -> int | None:
@@ -169,14 +197,24 @@ class TwoHosts:
         self.settle()
         return self.other.execute(write((DISK_MIB << 11) - 1, bytes(512))).conflict
 
+    def conflicts_as(self, host: DaemonHost) -> bool:
+        """Whether a write under a host's initiator name, through a session of its own, meets a conflict."""
+        with closing(self._open(initiator_of(host.name), f"beside-{host.name}")) as device:
+            while attention(device.execute(pr_out(0))) is not None:
+                pass
+            return device.execute(write((DISK_MIB << 11) - 1, bytes(512))).conflict
+
     def settle(self) -> None:
         """Take the unit attentions that wait for the bystander."""
         while attention(self.other.execute(pr_out(0))) is not None:
             pass
 
     def _device(self, name: str) -> IscsiDevice:
-        device = IscsiDevice.open(
-            IscsiSettings(url=self.target.url, initiator=initiator_of(name)), host=name, guest=name, lun=0
-        )
+        device = self._open(initiator_of(name), name)
         self._stack.callback(device.close)
         return device
+
+    def _open(self, initiator: str, host: str) -> IscsiDevice:
+        """A session of its own: another ISID for another name of the host."""
+        settings = IscsiSettings(url=self.target.url, initiator=initiator)
+        return IscsiDevice.open(settings, host=host, guest=host, lun=0)
