@@ -60,8 +60,14 @@ def comes_back_at_once(world: World) -> None:
     world.run()
 
 
-@pytest.mark.parametrize("kind", [5, 7, None])
-@pytest.mark.parametrize("scenario", [moves, comes_back, comes_back_at_once])
+@pytest.mark.parametrize(
+    ("scenario", "kind"),
+    [
+        *((moves, kind) for kind in (5, 7, None)),
+        *((comes_back, kind) for kind in (5, 7, None)),
+        (comes_back_at_once, 5),
+    ],
+)
 def test_a_daemon_killed_at_every_instant(tmp_path: Path, scenario: Scenario, kind: int | None) -> None:
     reached: set[str] = set()
     for instant in count():
