@@ -47,6 +47,11 @@ class Moved:
     unit: UnitRecord
 
 
+def key_of(claim: str) -> int:
+    """Return the guest's key in a checkpoint document, 0 where it was not registered."""
+    return _decode(claim).key
+
+
 def begun(store: Store, claim: str) -> bool:
     """Whether a takeover of that checkpoint has changed something here, or may have."""
     return store.journal_load(f"{_decode(claim).digest}.1") is not None

@@ -12,7 +12,7 @@ from pyproxy.migration.capture import CheckpointRefusedError
 from pyproxy.migration.checkpoint import encode_checkpoint
 from pyproxy.migration.guest import MigratingUnit
 from pyproxy.migration.messages import Abort, Ask, Close, Offer, Prepare, Progress
-from pyproxy.migration.moving import End, Moved, bring, let_go
+from pyproxy.migration.moving import End, Moved, bring, key_of, let_go
 from pyproxy.migration.peer import PeerRefusedError
 from pyproxy.migration.phases import (
     NEVER_SERVES,
@@ -196,6 +196,8 @@ class Outbound(Work):
             self.feed(SourceEvent.RECEIVED)
             self.say(f"{self._record.peer} is {there}{': ' if answer.text else ''}{answer.text}")
             if there is DestinationPhase.VERIFIED and not self.verified:
+                # What the destination has now is all there is to go by should it die.
+                self.save(units=_with_moved(self._record, answer))
                 self.verified = True
                 self.wake()
             return self.later() if again else 0.0
@@ -225,11 +227,16 @@ class Outbound(Work):
         assert record is not None
         if record.moved is not None:
             return bring(self, unit, record, record.moved)
+        claim = record.claim
         try:
             with unit.lock:
                 unit.load()
+                # A dead destination cannot say whether it has taken the claim over: the unit does.
+                left = self._record.peer_dead and claim is not None and unit.capture().key != key_of(claim)
         except _DEVICE_ERRORS as error:
             return Moved(End.AGAIN, msgspec.structs.replace(record, sentence=str(error)[:4096]))
+        if left and claim is not None:
+            return bring(self, unit, record, claim)
         return Moved(End.HERE, record)
 
     def _release(self) -> float | None:
