@@ -128,7 +128,9 @@ def _tell(found: MigrationDocument, *, as_json: bool, follow: bool, cancel: bool
     """Say how it stands; exit status 1 where it did not come to what was asked for."""
     from pyproxy.cli.output import print_json
 
-    wanted = {"cancelled", "reclaimed"} if cancel else {"verified", "committed"} if source_dead else {"released"}
+    wanted = (
+        {"cancelled", "reclaimed", "closed"} if cancel else {"verified", "committed"} if source_dead else {"released"}
+    )
     done = not follow or found.phase in wanted or (found.ready and not cancel)
     if as_json:
         print_json(found)
@@ -146,8 +148,9 @@ def _sentence(found: MigrationDocument) -> str:
     return {
         "armed": f"{who}: ready to move to {peer}; the handover begins when it stops here",
         "released": f"{who} is served by {peer}",
-        "cancelled": f"{who}: the migration is cancelled, nothing has moved",
+        "cancelled": f"{who}: the migration is cancelled, nothing has moved, it is served here",
         "reclaimed": f"{who} has its claims here again and is served",
+        "closed": f"{who} is {peer}'s and is not served here; to serve it here without its claims, cancel again",
         "verified": f"{who}: its claims are here; start it",
         "committed": f"{who} is served here",
     }.get(found.phase, f"{who}: the migration {_TOWARDS[found.role]} {peer} is {found.phase}")

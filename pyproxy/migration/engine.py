@@ -210,7 +210,7 @@ class Engine:
         if destination_dead:
             done = work.feed(SourceEvent.DESTINATION_DEAD, peer_dead=True, told=False)
         else:
-            done = work.feed(SourceEvent.CANCEL) or work.feed(DestinationEvent.CANCEL)
+            done = work.feed(SourceEvent.CANCEL) or work.feed(DestinationEvent.CANCEL, told=False)
         if not done:
             raise MigrationError(_cannot_cancel(work), "wrong-phase")
         self._go_on(work)
@@ -221,6 +221,12 @@ class Engine:
         Raises MigrationError, StoreError.
         """
         work = self._current(guest)
+        if any(unit.claim is None for unit in work.record.units):
+            raise MigrationError(
+                f"{work.who} is {work.phase}: its claims have not come here, so there is nothing to take over; with a "
+                "checkpoint of the guest: pyproxy restore --source-dead",
+                "no-claims",
+            )
         if not work.feed(DestinationEvent.SOURCE_DEAD, peer_dead=True, told=False, fence_ruled_out=fence_ruled_out):
             raise MigrationError(f"{work.who} is {work.phase}: there are no claims to take over", "wrong-phase")
         self._go_on(work)
@@ -320,7 +326,8 @@ class Engine:
     def _expect(self, peer: str, request: Prepare, prepared: Prepared) -> None:
         """Begin a migration to here; one that came no further than this from the same peer is forgotten."""
         latest = self._latest(request.guest)
-        if latest is not None and latest.record.peer == peer and latest.feed(DestinationEvent.CANCEL):
+        if latest is not None and latest.record.peer == peer and latest.phase is DestinationPhase.PREPARED:
+            latest.feed(DestinationEvent.CLOSE)
             latest.step()
         try:
             self._check_free(request.guest)

@@ -69,7 +69,7 @@ class DestinationPhase(StrEnum):
     CLOSED = "closed"
     """Over: the guest is the source's."""
     CANCELLED = "cancelled"
-    """Over before anything was received."""
+    """Over, by the operator's word that the guest may be served here."""
 
 
 class SourceEvent(StrEnum):
@@ -161,8 +161,9 @@ SOURCE_ROWS: Final[dict[tuple[SourcePhase, SourceEvent], SourcePhase]] = {
 DESTINATION_ROWS: Final[dict[tuple[DestinationPhase, DestinationEvent], DestinationPhase]] = {
     (_D.PREPARED, _DE.OFFERED): _D.RECEIVED,
     (_D.PREPARED, _DE.ABORT): _D.ABORTED,
-    (_D.PREPARED, _DE.CLOSE): _D.CANCELLED,
-    (_D.PREPARED, _DE.CANCEL): _D.CANCELLED,
+    # Not as if it had never been: a hypervisor that does not ask may start the guest here all the same.
+    (_D.PREPARED, _DE.CLOSE): _D.CLOSED,
+    (_D.PREPARED, _DE.CANCEL): _D.CLOSED,
     (_D.RECEIVED, _DE.BEGUN): _D.REPLAYING,
     (_D.RECEIVED, _DE.ABORT): _D.ABORTED,
     (_D.RECEIVED, _DE.SOURCE_DEAD): _D.REPLAYING,
@@ -183,6 +184,7 @@ DESTINATION_ROWS: Final[dict[tuple[DestinationPhase, DestinationEvent], Destinat
     (_D.FAILED, _DE.CLOSE): _D.CLOSED,
     (_D.FAILED, _DE.SOURCE_DEAD): _D.REPLAYING,
     (_D.CLOSED, _DE.SOURCE_DEAD): _D.REPLAYING,
+    (_D.CLOSED, _DE.CANCEL): _D.CANCELLED,
 }
 
 OVER: Final[frozenset[Phase]] = frozenset(

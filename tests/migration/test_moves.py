@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pyproxy.migration.engine import MigrationError
 from pyproxy.migration.phases import DestinationPhase, SourcePhase
 from pyproxy.scsi.command import Command
 from pyproxy.scsi.constants import Status
@@ -110,8 +111,8 @@ def test_the_operator_cancels(tmp_path: Path) -> None:
         world.s.engine.migrate("web1", "d")
         world.s.engine.cancel("web1")
         world.run()
-        assert (world.s.work.phase, world.d.work.phase) == (SourcePhase.CANCELLED, DestinationPhase.CANCELLED)
-        assert world.s.open
+        assert (world.s.work.phase, world.d.work.phase) == (SourcePhase.CANCELLED, DestinationPhase.CLOSED)
+        assert (world.s.open, world.d.open) == (True, False)
         holds_at(world, world.s, 5)
         world.migrate(world.s, finish=False)
         world.s.engine.cancel("web1")
@@ -119,3 +120,35 @@ def test_the_operator_cancels(tmp_path: Path) -> None:
         assert at_rest(world)
         assert (world.s.open, world.d.open) == (True, False)
         holds_at(world, world.s, 5)
+
+
+def test_a_hypervisor_that_goes_on_though_the_handover_was_called_off(tmp_path: Path) -> None:
+    """The guest starts where its claims are not: it is not served there, but where it was, once it is back."""
+    with World(tmp_path) as world:
+        world.claim(world.s, 5)
+        world.s.engine.migrate("web1", "d")
+        world.s.guest_stops()
+        world.s.engine.cancel("web1")
+        world.d.guest_starts()
+        world.run()
+        assert not world.d.open
+        world.d.guest_stops()
+        world.s.guest_starts()
+        world.run()
+        holds_at(world, world.s, 5)
+
+
+def test_the_operator_lets_a_host_serve_that_was_not_needed(tmp_path: Path) -> None:
+    with World(tmp_path) as world:
+        world.s.engine.migrate("web1", "d")
+        world.s.engine.cancel("web1")
+        world.run()
+        assert not world.d.open
+        with pytest.raises(MigrationError, match="have not come here"):
+            world.d.engine.source_dead("web1")
+        world.d.engine.cancel("web1")
+        world.run()
+        assert world.d.open
+        world.d.crash()
+        world.d.start()
+        assert world.d.open

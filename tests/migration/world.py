@@ -259,8 +259,14 @@ class World:
         if self.crash_at is None:
             return
         if next(self.instants) == self.crash_at:
+            self.crash_at = None
             self.crashed = f"{side.name} {what}"
             raise Crash
+
+    def crash_in(self, instants: int) -> None:
+        """Crash whoever comes to the instant of that number from now."""
+        self.instants = count()
+        self.crash_at = instants
 
     def draw(self, taken: frozenset[int]) -> int:
         return next(self._key)
