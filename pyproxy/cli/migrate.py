@@ -21,6 +21,13 @@ _LOOK_SECONDS: Final = 0.2
 @click.argument("guest", required=False)
 @click.option("--to", metavar="HOST", help="The peer that the guest goes to.")
 @click.option("--now", is_flag=True, help="The guest has stopped: hand over now, and wait until the peer is ready.")
+@click.option(
+    "--qmp",
+    type=click.Path(path_type=Path),
+    metavar="SOCKET",
+    help="QEMU's monitor here: have QEMU wait for the claims, and call its migration off where they do not come.",
+)
+@click.option("--uri", help="With --qmp: begin QEMU's migration to this address too [default: somebody else does].")
 @click.option("--wait", is_flag=True, help="Wait until the migration is over.")
 @click.option("--status", is_flag=True, help="Show migrations, of GUEST or of all.")
 @click.option("--cancel", is_flag=True, help="The guest stays here: take back what was handed over.")
@@ -38,6 +45,8 @@ def migrate(
     guest: str | None,
     to: str | None,
     now: bool,
+    qmp: Path | None,
+    uri: str | None,
     wait: bool,
     status: bool,
     cancel: bool,
@@ -57,6 +66,10 @@ def migrate(
     _check_use(guest, to=to, now=now, status=status, cancel=cancel, source_dead=source_dead)
     if destination_dead and not cancel:
         raise click.UsageError("--destination-dead goes with --cancel.")
+    if qmp is not None and (to is None or now):
+        raise click.UsageError("--qmp goes with --to, and without --now.")
+    if uri is not None and qmp is None:
+        raise click.UsageError("--uri goes with --qmp.")
     with operations(config_file) as host:
         if status or guest is None:
             _show_all(host, guest, as_json=as_json)
@@ -65,7 +78,13 @@ def migrate(
             to, now=now, cancel=cancel, source_dead=source_dead, peer_dead=destination_dead, ruled_out=fence_ruled_out
         ):
             found = host.migrate(guest, request)
-        follow = now or wait or cancel or source_dead
+        if qmp is not None:
+            from pyproxy.cli.switchover import drive
+
+            if not as_json:
+                click.echo(_sentence(found), err=True)
+            drive(host, found, qmp, uri)
+        follow = now or wait or cancel or source_dead or qmp is not None
         if follow:
             found = _follow(host, found, until_over=not now or wait, quiet=as_json)
         _tell(found, as_json=as_json, follow=follow, cancel=cancel, source_dead=source_dead)

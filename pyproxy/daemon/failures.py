@@ -8,6 +8,7 @@ from typing import Final
 from pyproxy.config import ConfigError
 from pyproxy.device.base import TransportError, UnexpectedReplyError
 from pyproxy.frontend.api import ApiError
+from pyproxy.hypervisor.qmp import QemuError
 from pyproxy.migration.capture import CheckpointRefusedError
 from pyproxy.migration.checkpoint import CheckpointError
 from pyproxy.migration.engine import MigrationError
@@ -46,6 +47,7 @@ _TOLD_AS_THEY_ARE: Final = (
     MigrationError,
     NexusInUseError,
     PeerError,
+    QemuError,
     RecordError,
     OperationError,
     SnapshotError,

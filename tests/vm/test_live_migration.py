@@ -241,6 +241,51 @@ def test_a_migration_that_fails_leaves_the_guest_where_it_was(hosts, guest, kind
     give_up(guest)
 
 
+def test_the_hypervisor_waits_for_the_claims(hosts, guest):
+    source, to = guest.at, hosts.beside(guest.at)
+    claim(guest, 6)
+    guest.start_fio()
+    qemu = guest.new_qemu(to, incoming=True)
+    said = source.command("migrate", GUEST, "--to", to.name, "--qmp", str(guest.qemu.qmp), "--uri", guest.uri(qemu))
+    assert f"guest {GUEST} is served by {to.name}" in said
+    guest.landed(qemu, to)
+    to.until_phase("committed")
+    guest.check_fio()
+    holds_here(hosts, guest, 6)
+    guest.stop_fio()
+    give_up(guest)
+
+
+def test_the_hypervisor_calls_off_what_the_claims_do_not_follow(hosts, guest):
+    """The other daemon stands still once it has said yes: the guest goes on where it was, and has its claim there."""
+    source, to = guest.at, hosts.beside(guest.at)
+    claim(guest, 6)
+    guest.start_fio()
+    qemu = guest.new_qemu(to, incoming=True)
+    guest.qemu.ask("migrate-set-parameters", **{"max-bandwidth": 8 << 20})
+    with source.begin(
+        "migrate", GUEST, "--to", to.name, "--qmp", str(guest.qemu.qmp), "--uri", guest.uri(qemu)
+    ) as running:
+        source.until_phase("armed")
+        assert guest.qemu.until_migration("active", "pre-switchover", "failed") == "active"
+        to.freeze()
+        guest.qemu.ask("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
+        assert guest.qemu.until_migration("cancelled", "failed", seconds=300) == "cancelled"
+        to.thaw()
+        said, _ = running.communicate(timeout=120)
+    assert running.returncode == 1, said
+    assert "its claims here again" in said
+    guest.qemu.until("running")
+    source.until_phase("reclaimed")
+    to.until_phase("closed")
+    qemu.kill()
+    guest.qemu.ask("migrate-set-capabilities", capabilities=[{"capability": "pause-before-switchover", "state": False}])
+    guest.check_fio()
+    holds_here(hosts, guest, 6)
+    guest.stop_fio()
+    give_up(guest)
+
+
 def test_a_guest_started_twice_is_served_once(hosts, guest):
     """``cont`` at the source after the migration is the operator's split brain: nothing of it reaches the disk."""
     source, to = guest.at, hosts.beside(guest.at)

@@ -44,6 +44,6 @@ def test_a_driver_that_changes_its_memory_all_the_time() -> None:
 
 
 def test_a_hostile_driver_under_the_address_sanitizer() -> None:
-    done = run(100_000, 3)
+    done = run(1_000_000, 3)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith("100000 cases")
+    assert done.stdout.startswith("1000000 cases")

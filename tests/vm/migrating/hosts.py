@@ -8,6 +8,7 @@ host b ── iqn...:b ──┘
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -42,6 +43,7 @@ iscsi = {{ url = "{url}", initiator = "{initiator}" }}
 
 [migration]
 listen = "{home}/peer.sock"
+hold_seconds = 15
 
 [[peer]]
 name = "{peer}"
@@ -97,6 +99,16 @@ class DaemonHost:
             self._daemon.kill()
             self._daemon.wait()
             self._daemon = None
+
+    def freeze(self) -> None:
+        """Stop the daemon without ending it: it answers nobody until ``thaw``."""
+        assert self._daemon is not None
+        self._daemon.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let the daemon go on."""
+        assert self._daemon is not None
+        self._daemon.send_signal(signal.SIGCONT)
 
     def told(self) -> str:
         """The daemon's log."""

@@ -1,0 +1,1 @@
+"""What pyproxy asks of hypervisors."""
