@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from pyproxy.config import Config, Endpoint, MigrationSection
 from pyproxy.daemon.documents import MigrationDocument, MigrationsDocument
@@ -14,6 +12,7 @@ from pyproxy.daemon.gates import Gates
 from pyproxy.daemon.host import Host
 from pyproxy.daemon.operations import MigrateRequest
 from pyproxy.daemon.standing import Standing
+from pyproxy.frontend.listener import Listener
 from pyproxy.migration.engine import Engine, MigrationError
 from pyproxy.migration.peer import Peer
 from pyproxy.migration.transport.client import Address, HttpPeer
@@ -21,8 +20,6 @@ from pyproxy.migration.transport.server import Listening, TransportServer
 from pyproxy.migration.transport.tls import Credentials
 
 log = logging.getLogger(__name__)
-
-_BACKLOG = 64
 
 
 class Peers(Mapping[str, Peer]):
@@ -72,6 +69,7 @@ class Migrations:
             hold_seconds=section.hold_seconds,
         )
         self._server: TransportServer | None = None
+        self._listener: Listener | None = None
 
     def resume(self) -> None:
         """Shut the gates of guests that are not this host's; raises StoreError, RecordError."""
@@ -89,9 +87,19 @@ class Migrations:
             return
         endpoint = Endpoint.parse(section.listen)
         credentials = None if endpoint.path is not None else credentials_of(section)
-        bound = _bind(endpoint)
-        self._server = TransportServer(Listening(bound, credentials), self.engine, list(self._peers))
-        await self._server.start()
+        if endpoint.path is not None:
+            self._listener = Listener.bind(endpoint.path)
+            bound = self._listener.socket
+        else:
+            bound = _bind(endpoint)
+        server = TransportServer(Listening(bound, credentials), self.engine, list(self._peers))
+        try:
+            await server.start()
+        except BaseException:
+            bound.close()
+            await self.unlisten()
+            raise
+        self._server = server
         log.info("peers reach this host at %s", section.listen)
 
     async def unlisten(self) -> None:
@@ -99,6 +107,9 @@ class Migrations:
         if self._server is not None:
             await self._server.stop()
             self._server = None
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
 
     def close(self) -> None:
         """Let nobody wait; what is not over goes on after the next start."""
@@ -134,8 +145,6 @@ def credentials_of(section: MigrationSection | None) -> Credentials | None:
 
 
 def _bind(endpoint: Endpoint) -> socket.socket:
-    if endpoint.path is not None:
-        return _bind_path(endpoint.path)
     try:
         found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
@@ -150,18 +159,4 @@ def _bind(endpoint: Endpoint) -> socket.socket:
         raise OSError(
             error.errno, f"peers cannot be listened to: {error.strerror}", f"{endpoint.host}:{endpoint.port}"
         ) from None
-    return bound
-
-
-def _bind_path(path: Path) -> socket.socket:
-    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    before = os.umask(0o177)
-    try:
-        path.unlink(missing_ok=True)  # the state directory's lock says that no other daemon uses it
-        bound.bind(str(path))
-    except OSError as error:
-        bound.close()
-        raise OSError(error.errno, f"peers cannot be listened to: {error.strerror}", str(path)) from None
-    finally:
-        os.umask(before)
     return bound

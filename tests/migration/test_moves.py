@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pyproxy.migration.engine import MigrationError
+from pyproxy.migration.peer import PeerRefusedError
 from pyproxy.migration.phases import DestinationPhase, SourcePhase
 from pyproxy.scsi.command import Command
 from pyproxy.scsi.constants import Status
@@ -152,3 +153,72 @@ def test_the_operator_lets_a_host_serve_that_was_not_needed(tmp_path: Path) -> N
         world.d.crash()
         world.d.start()
         assert world.d.open
+
+
+@pytest.mark.parametrize("at_the_end", ["s", "d"])
+def test_a_guest_without_virtqueues(tmp_path: Path, at_the_end: str) -> None:
+    """The operator says that it has stopped; where it goes on its first command tells."""
+    with World(tmp_path) as world:
+        world.claim(world.s, 5)
+        world.s.engine.migrate("web1", "d")
+        world.s.engine.hand_over("web1")
+        with pytest.raises(MigrationError, match="not armed"):
+            world.s.engine.hand_over("web1")
+        world.run()
+        assert world.s.work.ready
+        side = world.s if at_the_end == "s" else world.d
+        assert not side.gates.gate("web1").enter(0.01), "it waits"
+        world.s.running, world.d.running = side is world.s, side is world.d
+        world.run()
+        assert at_rest(world)
+        assert side.gates.gate("web1").enter(0.01)
+        side.gates.gate("web1").leave()
+        holds_at(world, side, 5)
+
+
+def test_what_is_refused_before_anything_changes(tmp_path: Path) -> None:
+    with World(tmp_path) as world:
+        world.claim(world.s, 5)
+        engine = world.s.engine
+        with pytest.raises(MigrationError, match="there is no peer x; the peers: d"):
+            engine.migrate("web1", "x")
+        with pytest.raises(MigrationError, match="is not being migrated"):
+            engine.cancel("web1")
+        world.join(world.units[0].nexus(world.d.ports[0]), 0xF0E)
+        with pytest.raises(MigrationError, match="nexus is registered already"):
+            engine.migrate("web1", "d")
+        world.run()
+        assert world.s.open
+        assert world.s.phase is SourcePhase.CANCELLED
+        world.leave(world.units[0].nexus(world.d.ports[0]), 0xF0E)
+        engine.migrate("web1", "d")
+        with pytest.raises(MigrationError, match="let it end or cancel it"):
+            engine.migrate("web1", "d")
+        engine.cancel("web1")
+        world.run()
+        holds_at(world, world.s, 5)
+
+
+def test_old_and_foreign_requests(tmp_path: Path) -> None:
+    """What was recorded on the wire does nothing when it is sent again."""
+    with World(tmp_path) as world:
+        world.claim(world.s, 5)
+        world.migrate(world.s)
+        requests = [request for near, request in world.log if near == "s"]
+        lent = [request for near, request in world.log if near == "d"]
+        before = world.units[0].reservations
+        for request in requests:
+            try:
+                answer = world.d.engine.serve("s", request)
+            except PeerRefusedError:
+                continue
+            assert answer.phase == "committed"
+        for request in lent:
+            with pytest.raises(PeerRefusedError):
+                world.s.engine.serve("d", request)
+        for request in requests[1:]:
+            with pytest.raises(PeerRefusedError, match="is not one of guest"):
+                world.d.engine.serve("x", request)
+        assert world.units[0].reservations == before
+        assert (world.s.open, world.d.open) == (False, True)
+        holds_at(world, world.d, 5)

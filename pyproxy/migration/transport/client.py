@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import http.client
+import io
 import logging
+import os
 import socket
 import ssl
+import struct
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pyproxy.migration.messages import LARGEST_MESSAGE, Ask, Execute, Reply, Request
 from pyproxy.migration.peer import PeerError, PeerRefusedError
-from pyproxy.migration.transport.tls import Credentials, CredentialsError
+from pyproxy.migration.transport.tls import Credentials, CredentialsError, names_of
 from pyproxy.migration.transport.wire import (
     CONTENT_TYPE,
     NAME_HEADER,
@@ -27,6 +31,8 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 30.0
+"""From the request's first byte to the answer's last, beside what the other side may take on purpose."""
+_CHUNK: Final = 1 << 18
 _IDLE_CONNECTIONS: Final = 64
 _OK: Final = 200
 
@@ -80,7 +86,7 @@ class HttpPeer:
             try:
                 return self._exchange(kept, body, seconds)
             except _StaleError:
-                pass  # closed by the other side while nobody used it: the request was not looked at
+                pass  # closed while nobody used it, most likely; if not, a request may be sent again (messages.py)
         fresh = self._connect()
         try:
             return self._exchange(fresh, body, seconds)
@@ -105,7 +111,7 @@ class HttpPeer:
         except CredentialsError as error:
             raise PeerError(f"{self.where}: {error}", sent=False) from None
         except ssl.SSLError as error:
-            raise PeerError(f"{self.where}: TLS: {error.reason or error}; {_TLS_ADVICE}", sent=False) from None
+            raise PeerError(f"{self.where}: TLS: {_why(error)}; {_TLS_ADVICE}", sent=False) from None
         except OSError as error:
             raise PeerError(
                 f"{self.where} cannot be reached: {error.strerror or error}; is pyproxy running there, and is the "
@@ -122,6 +128,9 @@ class HttpPeer:
         with self._lock:
             stamp = self._credentials.stamp()
             if self._context is None or self._context[0] != stamp:
+                for connection in self._idle:  # they were proven by the old certificates
+                    connection.close()
+                self._idle.clear()
                 self._context = (stamp, self._credentials.client())
             return self._context[1]
 
@@ -134,7 +143,7 @@ class HttpPeer:
             raise
         except ssl.SSLError as error:
             # With TLS 1.3 a server's refusal of our certificate arrives only now.
-            raise PeerError(f"{self.where}: TLS: {error.reason or error}; {_TLS_ADVICE}") from None
+            raise PeerError(f"{self.where}: TLS: {_why(error)}; {_TLS_ADVICE}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             what = "did not answer in time" if isinstance(error, TimeoutError) else f"broke off: {error}"
             raise PeerError(f"{self.where} {what}") from None
@@ -180,6 +189,7 @@ class _Connection(http.client.HTTPConnection):
             try:
                 plain.settimeout(CONNECT_SECONDS)
                 plain.connect(str(path))
+                _check_server(plain)
             except BaseException:
                 plain.close()
                 raise
@@ -190,25 +200,96 @@ class _Connection(http.client.HTTPConnection):
         plain = self.sock
         try:
             self.sock = self._context.wrap_socket(plain, server_hostname=self._name)
+            _check_name(self.sock, self._name)
         except BaseException:
+            self.sock.close()  # the wrapped one, where there is one already
             plain.close()
             raise
 
     def exchange(self, body: bytes, own_name: str, seconds: float) -> tuple[int, bytes, bool]:
         """Return status and body of the answer, and whether the connection stays. Raises OSError and HTTPException."""
-        self.sock.settimeout(seconds)
+        until = time.monotonic() + seconds
+        head = (
+            f"POST {PATH} HTTP/1.1\r\nHost: {self._name}\r\nContent-Type: {CONTENT_TYPE}\r\n"
+            f"Content-Length: {len(body)}\r\n{NAME_HEADER}: {own_name}\r\n\r\n"
+        )
+        refused_early = _send(self.sock, head.encode("ascii") + body, until)
+        response = http.client.HTTPResponse(_Answer(self.sock, until), method="POST")  # type: ignore[arg-type]
         try:
-            self.request("POST", PATH, body, {"Content-Type": CONTENT_TYPE, NAME_HEADER: own_name})
-            response = self.getresponse()
+            response.begin()
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as error:
-            raise _StaleError(f"closed the connection without an answer ({error})") from None
+            raise _StaleError(f"closed the connection without an answer ({refused_early or error})") from None
         length = response.length
         if length is None or length > LARGEST_MESSAGE:
             raise ValueError("its answer is not of a size that pyproxy sends")
         answer = response.read(length)
         if len(answer) != length:
             raise ValueError("its answer is cut")
-        return response.status, answer, not response.will_close
+        return response.status, answer, refused_early is None and not response.will_close
+
+
+class _Answer:
+    """What HTTPResponse reads from: the connection, until a moment that no trickle of bytes puts off."""
+
+    def __init__(self, connected: socket.socket, until: float) -> None:
+        self._reader = io.BufferedReader(_Reader(connected, until))
+
+    def makefile(self, _mode: str) -> io.BufferedIOBase:
+        return self._reader
+
+
+class _Reader(io.RawIOBase):
+    def __init__(self, connected: socket.socket, until: float) -> None:
+        self._socket = connected
+        self._until = until
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._socket.settimeout(_left(self._until))
+        return self._socket.recv_into(buffer)
+
+
+def _send(connected: socket.socket, data: bytes, until: float) -> OSError | None:
+    """Send everything; returns why not where the other side has closed, whose reason may be there to be read."""
+    view = memoryview(data)
+    try:
+        for at in range(0, len(view), _CHUNK):
+            connected.settimeout(_left(until))
+            connected.sendall(view[at : at + _CHUNK])
+    except (BrokenPipeError, ConnectionResetError) as error:
+        return error
+    return None
+
+
+def _left(until: float) -> float:
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def _check_server(connected: socket.socket) -> None:
+    """Make sure that root or this process's own user listens; raises OSError."""
+    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _, uid, _ = struct.unpack("3i", credentials)
+    if uid not in (0, os.geteuid()):
+        raise PermissionError(0, f"user {uid} listens there, neither root nor the user of this process")
+
+
+def _check_name(connected: ssl.SSLSocket, name: str) -> None:
+    """Make sure that the name stands in the certificate as it is: no wildcard and no address proves a host."""
+    names = names_of(connected.getpeercert())
+    if name.lower() not in names:
+        told = ", ".join(sorted(names)) or "none"
+        raise ssl.SSLError(0, f"the DNS names of its certificate are {told}, {name} is not among them")
+
+
+def _why(error: ssl.SSLError) -> str:
+    """Say what OpenSSL, or we, found wrong."""
+    reason = getattr(error, "reason", None)
+    return str(reason).replace("_", " ").lower() if reason else str(error.args[-1])
 
 
 def _waits(request: Request) -> float:

@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 import struct
+import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from pyproxy.migration.messages import LARGEST_MESSAGE
+from pyproxy.migration.messages import LARGEST_MESSAGE, Ask, Reply, Request
 from pyproxy.migration.peer import PeerRefusedError, Service
-from pyproxy.migration.transport.tls import Credentials, names_of
+from pyproxy.migration.transport.accepting import Acceptor, shown
+from pyproxy.migration.transport.tls import Credentials, CredentialsError, names_of
 from pyproxy.migration.transport.wire import (
     CONTENT_TYPE,
     NAME_HEADER,
@@ -31,12 +33,15 @@ from pyproxy.migration.transport.wire import (
 log = logging.getLogger(__name__)
 
 THREADS: Final = 32
-"""Requests that are worked on at one time; the others wait."""
+"""Requests that are worked on at one time; the others wait. Those that wait on purpose (``Ask``) have as many more."""
 BODY_SECONDS: Final = 30.0
 """For a request to be there whole."""
 KEEP_SECONDS: Final = 60.0
 """For a connection without a request."""
-BACKLOG: Final = 64
+ANSWER_SECONDS: Final = 60.0
+"""For a peer to take an answer."""
+BODIES_BYTES: Final = 4 * LARGEST_MESSAGE
+"""Of requests that are being received, all together."""
 _GRACE_SECONDS: Final = 1.0
 _WATCH_SECONDS: Final = 10.0
 _BAD: Final = 400
@@ -45,6 +50,8 @@ _NOT_FOUND: Final = 404
 _SLOW: Final = 408
 _TOO_LARGE: Final = 413
 _FAILED: Final = 500
+_BUSY: Final = 503
+_STATUSES: Final = {"too-large": _TOO_LARGE, "busy": _BUSY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,33 +70,53 @@ class TransportServer:
         self._service = service
         self._peers = {name.lower(): name for name in peers}
         self._threads = ThreadPoolExecutor(THREADS, "peer-request")
-        self._runner: web.ServerRunner | None = None
+        self._asking = ThreadPoolExecutor(THREADS, "peer-ask")
+        self._receiving = 0
+        self._context: ssl.SSLContext | None = None
+        self._server: web.Server | None = None
+        self._acceptor: Acceptor | None = None
         self._watcher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to answer; raises CredentialsError."""
+        """Begin to answer; raises CredentialsError, OSError."""
         credentials = self._listening.credentials
-        context = None if credentials is None else credentials.server()
-        server = web.Server(
+        self._context = None if credentials is None else credentials.server()
+        self._server = web.Server(
             self._handle, access_log=None, keepalive_timeout=KEEP_SECONDS, auto_decompress=False, logger=log
         )
-        self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=_GRACE_SECONDS)
-        await self._runner.setup()
-        site = web.SockSite(self._runner, self._listening.socket, ssl_context=context, backlog=BACKLOG)
-        await site.start()
-        if credentials is not None and context is not None:
-            self._watcher = asyncio.create_task(_watch(credentials, context))
+        self._acceptor = Acceptor(self._listening.socket, self._server, lambda: self._context, self._named)
+        self._acceptor.start()
+        if credentials is not None:
+            credentials.tell_end(time.time())
+            self._watcher = asyncio.create_task(self._watch(credentials))
 
     async def stop(self) -> None:
         """Take nothing new and let what is under way be answered for a moment."""
         if self._watcher is not None:
             self._watcher.cancel()
-        if self._runner is not None:
-            await self._runner.cleanup()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._acceptor is not None:
+            await self._acceptor.stop()
+        if self._server is not None:
+            await self._server.shutdown(_GRACE_SECONDS)
+        for pool in (self._threads, self._asking):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        where = request.remote or str(self._listening.socket.getsockname())
+        assert self._acceptor is not None
+        self._acceptor.asked(request.protocol)
+        response = await self._answer(request)
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await response.prepare(request)
+                await response.write_eof()
+        except TimeoutError:
+            log.warning("%s does not take its answer", shown(request.transport and _address(request.transport)))
+            if request.transport is not None:
+                request.transport.abort()
+        return response
+
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
+        where = shown(None if request.transport is None else _address(request.transport))
         try:
             peer = self._who(request)
         except PeerRefusedError as refused:
@@ -102,15 +129,19 @@ class TransportServer:
             )
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                body = await _body(request)
+                body = await self._body(request)
             decoded = decode_request(body)
         except TimeoutError:
+            log.warning("a request of peer %s at %s did not come whole in %d seconds", peer, where, BODY_SECONDS)
             return _refuse(_SLOW, PeerRefusedError("the request did not come whole in time", "slow"), close=True)
         except PeerRefusedError as refused:
             log.warning("a request of peer %s at %s is refused: %s", peer, where, refused)
-            return _refuse(_TOO_LARGE if refused.reason == "too-large" else _BAD, refused, close=True)
+            return _refuse(_STATUSES.get(refused.reason, _BAD), refused, close=True)
+        except (ConnectionError, web.RequestPayloadError) as error:
+            log.warning("a request of peer %s at %s broke off: %s", peer, where, error)
+            return _refuse(_BAD, PeerRefusedError("the request is cut or is no HTTP", "malformed"), close=True)
         try:
-            reply = await asyncio.get_running_loop().run_in_executor(self._threads, self._service.serve, peer, decoded)
+            reply = await self._serve(peer, decoded)
         except PeerRefusedError as refused:
             log.warning("a request of peer %s at %s is refused: %s", peer, where, refused)
             return _refuse(REFUSED, refused)
@@ -119,38 +150,88 @@ class TransportServer:
             return _refuse(_FAILED, PeerRefusedError("it failed inside pyproxy; see the log there", "internal"))
         return web.Response(body=encode(reply), content_type=CONTENT_TYPE)
 
+    def _serve(self, peer: str, request: Request) -> asyncio.Future[Reply]:
+        pool = self._asking if isinstance(request, Ask) else self._threads
+        return asyncio.get_running_loop().run_in_executor(pool, self._service.serve, peer, request)
+
     def _who(self, request: web.BaseRequest) -> str:
         """Return the proven name of who asks; raises PeerRefusedError."""
         transport = request.transport
         if transport is None:
             raise PeerRefusedError("the connection is gone", "gone")
         if self._listening.credentials is not None:
-            tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
-            names = names_of(None if tls is None else tls.getpeercert())
-            found = sorted(self._peers[name] for name in names & self._peers.keys())
-            if len(found) != 1:
-                shown = ", ".join(sorted(names)) or "none"
-                raise PeerRefusedError(f"no peer here has one of the names of its certificate ({shown})", "not-a-peer")
+            names = _names(transport)
+            found = self._found(names)
+            if len(found) > 1:
+                raise PeerRefusedError(
+                    f"its certificate names more than one peer ({', '.join(found)}); give each host its own",
+                    "not-a-peer",
+                )
+            if not found:
+                told = ", ".join(sorted(names)) or "none"
+                raise PeerRefusedError(
+                    f"no peer here has one of the DNS names of its certificate ({told}); see the [[peer]] tables here",
+                    "not-a-peer",
+                )
             return found[0]
-        uid = _uid(transport.get_extra_info("socket"))
+        uid = _uid(transport)
         if uid not in (0, os.geteuid()):
-            raise PeerRefusedError(f"user {uid} may not ask here", "not-allowed")
+            raise PeerRefusedError(f"user {uid} may not ask here: run both daemons as one user", "not-allowed")
         name = self._peers.get(request.headers.get(NAME_HEADER, "").lower())
         if name is None:
-            raise PeerRefusedError("no peer of that name is configured here", "not-a-peer")
+            raise PeerRefusedError(
+                "no peer of that name is configured here; see the [[peer]] tables here", "not-a-peer"
+            )
         return name
 
+    def _named(self, transport: asyncio.BaseTransport) -> str | None:
+        """Return the peer that a connection is counted for, None for somebody else."""
+        if self._listening.credentials is None:
+            uid = _uid(transport)
+            return f"of user {uid}" if uid in (0, os.geteuid()) else None
+        found = self._found(_names(transport))
+        return found[0] if len(found) == 1 else None
 
-async def _body(request: web.BaseRequest) -> bytes:
-    """Read a body of bounded size; raises PeerRefusedError."""
-    parts: list[bytes] = []
-    size = 0
-    async for chunk in request.content.iter_any():
-        size += len(chunk)
-        if size > LARGEST_MESSAGE:
-            raise PeerRefusedError(f"the request is larger than {LARGEST_MESSAGE} bytes", "too-large")
-        parts.append(chunk)
-    return b"".join(parts)
+    def _found(self, names: frozenset[str]) -> list[str]:
+        return sorted(self._peers[name] for name in names & self._peers.keys())
+
+    async def _body(self, request: web.BaseRequest) -> bytes:
+        """Read a body of bounded size; raises PeerRefusedError."""
+        too_large = PeerRefusedError(f"the request is larger than {LARGEST_MESSAGE} bytes", "too-large")
+        if (request.content_length or 0) > LARGEST_MESSAGE:
+            raise too_large
+        body = bytearray()
+        try:
+            async for chunk in request.content.iter_any():
+                if len(body) + len(chunk) > LARGEST_MESSAGE:
+                    raise too_large
+                if self._receiving + len(chunk) > BODIES_BYTES:
+                    raise PeerRefusedError("too much is being received at this moment; ask again", "busy")
+                self._receiving += len(chunk)
+                body += chunk
+        finally:
+            self._receiving -= len(body)
+        return bytes(body)
+
+    async def _watch(self, credentials: Credentials) -> None:
+        """Take certificates that were renewed; what was proven by the old ones is proven again by connecting again."""
+        stamp = credentials.stamp()
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            credentials.tell_end(time.time())
+            now = credentials.stamp()
+            if now == stamp:
+                continue
+            stamp = now
+            try:
+                # A context of its own: loading into the old one would leave a withdrawn authority trusted.
+                self._context = credentials.server()
+            except CredentialsError as error:
+                log.error("what was renewed is not used, the old goes on: %s", error)  # noqa: TRY400
+                continue
+            log.info("the certificate %s was renewed", credentials.certificate)
+            if self._acceptor is not None:
+                self._acceptor.drop_all()
 
 
 def _refuse(status: int, refused: PeerRefusedError, *, close: bool = False) -> web.Response:
@@ -161,24 +242,16 @@ def _refuse(status: int, refused: PeerRefusedError, *, close: bool = False) -> w
     return response
 
 
-def _uid(connected: Any) -> int:
+def _address(transport: asyncio.BaseTransport) -> Any:
+    return transport.get_extra_info("peername")
+
+
+def _names(transport: asyncio.BaseTransport) -> frozenset[str]:
+    tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+    return names_of(None if tls is None else tls.getpeercert())
+
+
+def _uid(transport: asyncio.BaseTransport) -> int:
+    connected = transport.get_extra_info("socket")
     credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return int(struct.unpack("3i", credentials)[1])
-
-
-async def _watch(credentials: Credentials, context: ssl.SSLContext) -> None:
-    """Load a certificate that was renewed: new connections have it."""
-    stamp = credentials.stamp()
-    while True:
-        await asyncio.sleep(_WATCH_SECONDS)
-        now = credentials.stamp()
-        if now == stamp:
-            continue
-        stamp = now
-        try:
-            context.load_verify_locations(credentials.ca)
-            context.load_cert_chain(credentials.certificate, credentials.key)
-        except (OSError, ssl.SSLError) as error:
-            log.error("the renewed certificate %s cannot be used: %s", credentials.certificate, error)  # noqa: TRY400
-        else:
-            log.info("the certificate %s was renewed", credentials.certificate)

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from pyproxy.migration.transport import validity
+
+log = logging.getLogger(__name__)
+
+WARN_DAYS: Final = 14
+"""Before a certificate ends, every day tells."""
+_DAY: Final = 86400.0
 
 
 class CredentialsError(Exception):
@@ -21,6 +31,7 @@ class Credentials:
     certificate: Path
     key: Path
     ca: Path
+    _told: dict[Path, float] = field(default_factory=dict, compare=False, repr=False)
 
     def server(self) -> ssl.SSLContext:
         """Make what a server needs, which refuses clients without a certificate; raises CredentialsError."""
@@ -33,6 +44,23 @@ class Credentials:
     def stamp(self) -> tuple[object, ...]:
         """Return something that changes when one of the files does."""
         return tuple(_stamp(path) for path in (self.certificate, self.key, self.ca))
+
+    def tell_end(self, now: float) -> None:
+        """Warn, at most once a day, of certificates that end soon; ``now`` counts seconds since 1970."""
+        for path in (self.certificate, self.ca):
+            try:
+                end = min(validity.ends(path.read_bytes()), default=None)
+            except (OSError, ValueError):
+                continue  # whoever loads it tells why
+            left = WARN_DAYS * _DAY if end is None else end.timestamp() - now
+            if end is None or left >= WARN_DAYS * _DAY or now - self._told.get(path, -_DAY) < _DAY:
+                continue
+            self._told[path] = now
+            at = f"{end:%Y-%m-%d %H:%M} UTC"
+            if end <= datetime.fromtimestamp(now, UTC):
+                log.error("%s: the certificate ended at %s; peers refuse it: renew it now", path, at)
+            else:
+                log.warning("%s: the certificate ends at %s; renew it, then it is taken without a restart", path, at)
 
     def _context(self, protocol: ssl._SSLMethod) -> ssl.SSLContext:
         _check_closed(self.key)

@@ -37,9 +37,23 @@ def encode(message: Request | Reply | Refusal) -> bytes:
     return _ENCODER.encode(message)
 
 
+class _Versioned(msgspec.Struct, frozen=True):
+    version: int = VERSION
+
+
+_VERSIONED: Final = msgspec.json.Decoder(_Versioned)
+
+
 def decode_request(body: bytes) -> Request:
-    """Read a request; raises PeerRefusedError."""
+    """Read a request; raises PeerRefusedError. One of another version is refused whatever else it says."""
     try:
+        version = _VERSIONED.decode(body).version
+        if version != VERSION:
+            raise PeerRefusedError(
+                f"this host speaks version {VERSION} of these messages, the request is of version {version}: use the "
+                "same pyproxy on both",
+                "version",
+            )
         return _REQUESTS.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise PeerRefusedError(f"this is no request that pyproxy knows: {error}", "malformed") from None

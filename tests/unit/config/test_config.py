@@ -34,6 +34,38 @@ MISTAKES = [
         ['"a b" is not allowed', "1 to 64 letters"],
     ),
     ("relative runtime_dir", '[daemon]\nruntime_dir = "run"\n' + GOOD, "daemon.runtime_dir", ["an absolute path"]),
+    ("peers alone", GOOD + '[[peer]]\nname = "b"\naddress = "/run/b.sock"\n', "migration", ["add a [migration] table"]),
+    (
+        "peer name twice",
+        GOOD + "[migration]\n" + '[[peer]]\nname = "b"\naddress = "/run/b.sock"\n' * 2,
+        "peer[1].name",
+        ['"b" is already the name of peer[0]'],
+    ),
+    (
+        "own name as peer",
+        '[daemon]\nhost_name = "a"\n' + GOOD + '[migration]\n[[peer]]\nname = "a"\naddress = "/run/b.sock"\n',
+        "peer[0].name",
+        ["is already the name of this host"],
+    ),
+    (
+        "peer address",
+        GOOD + '[migration]\n[[peer]]\nname = "b"\naddress = "host-b"\n',
+        "peer[0].address",
+        ['"host-b" is not an address and a port', "ADDRESS:PORT"],
+    ),
+    ("listen port", GOOD + '[migration]\nlisten = "[::1]:65536"\n', "migration.listen", ["ADDRESS:PORT"]),
+    (
+        "no certificate",
+        GOOD + '[migration]\nlisten = "[::1]:4420"\nkey = "/k"\nca = "/c"\n',
+        "migration.certificate",
+        ["is required", "mutual TLS"],
+    ),
+    (
+        "long socket of a peer",
+        GOOD + f'[migration]\n[[peer]]\nname = "b"\naddress = "/{"x" * 107}"\n',
+        "peer[0].address",
+        ["at most 107 bytes"],
+    ),
     ("number for state_dir", "[daemon]\nstate_dir = 3\n" + GOOD, "daemon.state_dir", ["3 is not allowed"]),
     (
         "long socket",
