@@ -115,6 +115,10 @@ class Standing:
         luns = sorted(section.lun for section in self._host.sections(guest))
         return [StandingUnit(self._host, self._host.open_unit(guest, lun)) for lun in luns]
 
+    def unit(self, guest: str, lun: int) -> StandingUnit:
+        """See MigrationHost."""
+        return StandingUnit(self._host, self._host.open_unit(guest, lun))
+
     def shut_gate(self, guest: str, why: str) -> None:
         """See MigrationHost."""
         self._gates.shut(guest, why)

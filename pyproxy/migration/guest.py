@@ -68,6 +68,9 @@ class MigrationHost(Protocol):
     def units(self, guest: str) -> Sequence[MigratingUnit]:
         """Return the guest's units in LUN order, open; raises OperationError and the like where that fails."""
 
+    def unit(self, guest: str, lun: int) -> MigratingUnit:
+        """Return one of the guest's units, open; raises as ``units`` does."""
+
     def shut_gate(self, guest: str, why: str) -> None:
         """Serve no command of the guest from now on; ``why`` is told to whoever asks.
 

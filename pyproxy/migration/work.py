@@ -155,11 +155,9 @@ class Work(ABC):
         """Send a command of the other side's takeover through this host's nexus; raises PeerRefusedError."""
         if self.phase not in LENDING:
             raise PeerRefusedError(f"{self.who} is {self.phase}: nothing is taken over now", "not-lending")
-        units = self.around.host.units(self._record.guest)
-        unit = next((one for one in units if one.lun == request.lun), None)
-        if unit is None or self._record.unit(request.lun) is None:
+        if self._record.unit(request.lun) is None:
             raise PeerRefusedError(f"{self.who} has no LUN {request.lun}", "not-found")
-        return self._lender.execute(unit, request)
+        return self._lender.execute(self.around.host.unit(self._record.guest, request.lun), request)
 
     def progress(self) -> Progress:
         """Say where this side is."""
