@@ -9,9 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from pyproxy.daemon.documents import MigrationDocument
 from pyproxy.frontend.api import ApiError
+from pyproxy.migration.phases import Role, SourcePhase
+from pyproxy.migration.record import Change, Record, UnitRecord
 from tests.unit.daemon.conftest import Daemon
 
 DOCUMENT: dict[str, Any] = json.loads((Path(__file__).parents[3] / "docs" / "openapi.json").read_text())
@@ -53,6 +57,8 @@ def test_every_operation_is_there() -> None:
         ("post", "/v1/guests/{guest}/units/{lun}/adopt"),
         ("post", "/v1/guests/{guest}/checkpoint"),
         ("post", "/v1/restore"),
+        ("post", "/v1/guests/{guest}/migration"),
+        ("get", "/v1/migrations"),
         ("get", "/v1/pr/keys"),
         ("get", "/v1/pr/reservation"),
         ("get", "/v1/pr/status"),
@@ -101,10 +107,32 @@ def ask(daemon: Daemon, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", sorted(one["operationId"] for _, _, one in operations() if one["operationId"] != "restore")
+    "name", sorted(one["operationId"] for _, _, one in operations() if one["operationId"] not in ("migrate", "restore"))
 )
 def test_a_daemon_answers_as_the_document_says(running: Daemon, name: str) -> None:
     ask(running, name)
+
+
+def test_a_migration_is_told_as_the_document_says(running: Daemon) -> None:
+    """Its answer cannot be had without a peer: the document is made of what a store keeps of one."""
+    unit = UnitRecord(lun=3, unit="naa.6", sentence="told")
+    record = Record(
+        migration="0" * 32,
+        role=Role.SOURCE,
+        guest="web",
+        peer="b",
+        epoch=1,
+        phase=SourcePhase.ARMED,
+        started="2026-01-02T03:04:05.000Z",
+        units=(unit,),
+        trail=(Change(SourcePhase.ARMED, "2026-01-02T03:04:05.000Z", "asked"),),
+    )
+    answer = msgspec.to_builtins(MigrationDocument.of_record(record))
+    conforms(answer, {"$ref": "#/components/schemas/MigrationDocument"})
+    with pytest.raises(ApiError, match="there is no peer b; the peers: none"):
+        running.client.request("POST", "/guests/web/migration", b'{"action": "arm", "to": "b"}')
+    with pytest.raises(ApiError, match="malformed"):
+        running.client.request("POST", "/guests/web/migration", b'{"action": "fly"}')
 
 
 def test_a_restore_answers_as_the_document_says(running: Daemon) -> None:
