@@ -25,11 +25,19 @@ from pyproxy.migration.messages import (
     Reply,
     Request,
 )
-from pyproxy.migration.outbound import UNKNOWN_MIGRATION, Outbound
-from pyproxy.migration.peer import Peer, PeerRefusedError
-from pyproxy.migration.phases import OVER, UNDONE, DestinationEvent, DestinationPhase, Role, SourceEvent, SourcePhase
+from pyproxy.migration.outbound import Outbound
+from pyproxy.migration.peer import UNKNOWN_MIGRATION, Peer, PeerRefusedError
+from pyproxy.migration.phases import (
+    OVER,
+    UNDONE,
+    DestinationEvent,
+    DestinationPhase,
+    Role,
+    SourceEvent,
+    SourcePhase,
+)
 from pyproxy.migration.prepare import Prepared, examine
-from pyproxy.migration.record import Change, Record, load_records, rfc3339, why_shut
+from pyproxy.migration.record import Record, load_records, why_shut
 from pyproxy.migration.restore import draw_key
 from pyproxy.migration.work import Draw, Surroundings, Work
 from pyproxy.store.base import StoreError
@@ -171,20 +179,18 @@ class Engine:
             raise MigrationError(f"guest {guest} has {len(units)} units, 1 to {MAXIMUM_UNITS} can move", "units")
         with self._lock:
             self._check_free(guest)
-            now = rfc3339(self._clock())
-            record = Record(
+            record = Record.begun(
+                SourcePhase.PREPARING,
+                self._clock(),
+                "the operator asks for it",
                 migration=secrets.token_hex(16),
                 role=Role.SOURCE,
                 guest=guest,
                 peer=to,
                 epoch=1 + self._epoch(guest, [unit.facts.unit.name for unit in units]),
-                phase=SourcePhase.PREPARING,
-                started=now,
                 units=unit_records(units),
-                trail=(Change(SourcePhase.PREPARING, now, "the operator asks for it"),),
             )
             work = self._add(record)
-            assert isinstance(work, Outbound)
             work.save()
         work.step()
         if work.phase is not SourcePhase.ARMED:
@@ -230,12 +236,6 @@ class Engine:
         if not work.feed(DestinationEvent.SOURCE_DEAD, peer_dead=True, told=False, fence_ruled_out=fence_ruled_out):
             raise MigrationError(f"{work.who} is {work.phase}: there are no claims to take over", "wrong-phase")
         self._go_on(work)
-
-    def wait(self, guest: str, seconds: float) -> Record:
-        """Wait until the guest's latest migration is over, or as long as ``seconds``; raises MigrationError."""
-        work = self.latest(guest)
-        work.wait(lambda: work.phase in OVER or self._closing, seconds)
-        return work.record
 
     # What the guest does (``guest.GuestEvents``).
 
@@ -339,20 +339,18 @@ class Engine:
                 "for); this request is old",
                 "old",
             )
-        now = rfc3339(self._clock())
-        record = Record(
+        record = Record.begun(
+            DestinationPhase.PREPARED,
+            self._clock(),
+            f"{peer} asks for it",
             migration=request.migration,
             role=Role.DESTINATION,
             guest=request.guest,
             peer=peer,
             epoch=request.epoch,
-            phase=DestinationPhase.PREPARED,
-            started=now,
             units=prepared.records,
-            trail=(Change(DestinationPhase.PREPARED, now, f"{peer} asks for it"),),
         )
-        work = self._add(record)
-        work.save()
+        self._add(record).save()
         self.settle_gate(request.guest)
 
     def _asked(self, peer: str, request: Request, *roles: Role) -> Work:

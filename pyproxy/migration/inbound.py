@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import msgspec
 
-from pyproxy.migration.capture import CheckpointRefusedError
 from pyproxy.migration.checkpoint import Checkpoint, CheckpointError, decode_checkpoint
 from pyproxy.migration.guest import MigratingUnit
 from pyproxy.migration.messages import Offer
@@ -16,10 +14,6 @@ from pyproxy.migration.peer import PeerRefusedError
 from pyproxy.migration.phases import OVER, DestinationEvent, DestinationPhase
 from pyproxy.migration.record import UnitRecord
 from pyproxy.migration.work import Work
-from pyproxy.reservation.snapshot import SnapshotError
-from pyproxy.scsi.errors import DecodeError
-
-log = logging.getLogger(__name__)
 
 
 class Inbound(Work):
@@ -96,7 +90,7 @@ class Inbound(Work):
             if aborting:
                 self.feed(DestinationEvent.SETTLED, units=units)
             elif refused:
-                self.feed(DestinationEvent.FAILED, units=units, text="; ".join(refused)[:4096])
+                self.feed(DestinationEvent.FAILED, units=units, text="; ".join(refused))
             else:
                 self.feed(DestinationEvent.VERIFIED, units=units)
         return 0.0
@@ -119,10 +113,7 @@ class Inbound(Work):
             record = self._record.unit(unit.lun)
             if record is None or record.moved is None or self._record.told:
                 continue
-            try:
-                let_go(self.around.host.store, unit, self._record.guest, record.unit)
-            except (OSError, SnapshotError, CheckpointRefusedError, DecodeError) as error:
-                log.warning("%s LUN %d: what is left here cannot be read: %s", self.who, unit.lun, error)
+            let_go(self, unit, record.unit)
 
 
 def unit_records(units: Sequence[MigratingUnit]) -> tuple[UnitRecord, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from typing import Final
 
 import msgspec
@@ -37,7 +36,6 @@ class Lender:
         self._store = store
         self._migration = migration
         self._last: dict[int, tuple[int, bytes, Executed]] = {}
-        self._locks: dict[int, threading.Lock] = {}
 
     def execute(self, unit: MigratingUnit, request: Execute) -> Executed:
         """Run the request on the unit; raises PeerRefusedError, StoreError."""
@@ -66,9 +64,6 @@ class Lender:
                 self._store.lent_answer(self._migration, unit.lun, request.sequence, _ENCODER.encode(answer))
             self._last[unit.lun] = (request.sequence, asked, answer)
             return answer
-
-    def _lock(self, lun: int) -> threading.Lock:
-        return self._locks.setdefault(lun, threading.Lock())
 
 
 def _same(before: bytes, now: bytes, answer: Executed) -> Executed:

@@ -18,6 +18,8 @@ VERSION: Final = 1
 """Of these messages; a peer with another one is refused before anything changes."""
 
 MAXIMUM_UNITS: Final = 1024
+LONGEST_TEXT: Final = 4096
+"""Characters of what is said for people."""
 LARGEST_MESSAGE: Final = 64 << 20
 """Bytes; checkpoints of very many units with very many registrations."""
 
@@ -26,7 +28,7 @@ _LONGEST_CDB: Final = 2 << 5
 
 MigrationId: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{32}$", description="chosen at random by the source")]
 _Name = Annotated[str, Meta(min_length=1, max_length=255)]
-_Text = Annotated[str, Meta(max_length=4096)]
+_Text = Annotated[str, Meta(max_length=LONGEST_TEXT)]
 _Lun = Annotated[int, Meta(ge=0, le=16383)]
 _Epoch = Annotated[int, Meta(ge=1, le=(1 << 53) - 1)]
 _Sequence = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]

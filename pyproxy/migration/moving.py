@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from enum import StrEnum, auto
 from typing import Final
+
+from msgspec.structs import replace
 
 from pyproxy.migration.capture import CheckpointRefusedError
 from pyproxy.migration.checkpoint import Checkpoint, CheckpointError, decode_checkpoint, encode_checkpoint
@@ -23,6 +26,11 @@ from pyproxy.reservation.state import NexusState, decode_state, encode_state
 from pyproxy.scsi.errors import DecodeError
 from pyproxy.scsi.transport_id import TransportId
 from pyproxy.store.base import Store
+
+log = logging.getLogger(__name__)
+
+DEVICE_ERRORS: Final = (OSError, SnapshotError, CheckpointRefusedError, DecodeError)
+"""What reading a unit, or writing a claim down, can raise."""
 
 _LOST: Final = frozenset({Decision.FENCED, Decision.POWER_LOST})
 _AGAIN: Final = frozenset({Decision.UNSETTLED, Decision.UNDECIDED, Decision.SOURCE_NEEDED})
@@ -80,24 +88,32 @@ def bring(work: Work, unit: MigratingUnit, record: UnitRecord, claim: str) -> Mo
                 draw=work.around.draw,
                 pause=work.around.pause,
             )
-            ended = _put(record, decision=report.decision.value, sentence=report.sentence)
+            ended = replace(record, decision=report.decision.value, sentence=report.sentence)
             if report.decision in _AGAIN:
                 return Moved(End.AGAIN, ended)
             if not report.succeeded and report.decision not in _LOST:
                 return Moved(End.THERE, ended)
             unit.load()
-            return Moved(End.HERE, _put(ended, moved=_document(unit.capture())))
-    except (OSError, SnapshotError, CheckpointRefusedError, DecodeError, PeerError) as error:
-        return Moved(End.AGAIN, _put(record, sentence=str(error)))
+            return Moved(End.HERE, replace(ended, moved=encode_checkpoint(unit.capture()).decode()))
+    except (*DEVICE_ERRORS, PeerError) as error:
+        return Moved(End.AGAIN, replace(record, sentence=str(error)))
     except CheckpointError as error:
-        return Moved(End.THERE, _put(record, decision="unreadable", sentence=str(error)))
+        return Moved(End.THERE, replace(record, decision="unreadable", sentence=str(error)))
 
 
-def let_go(store: Store, unit: MigratingUnit, guest: str, name: str) -> None:
-    """Forget what the guest had on this host's nexus: it is another host's now. Raises StoreError.
+def let_go(work: Work, unit: MigratingUnit, name: str) -> None:
+    """Forget what the guest had on this host's nexus to the unit of that name: it is another host's now.
 
-    The epoch stays, so that an older checkpoint is recognised.
+    What the unit itself answers is only logged. Raises StoreError.
     """
+    try:
+        _forget(work.around.host.store, unit, work.record.guest, name)
+    except DEVICE_ERRORS as error:
+        log.warning("%s LUN %d: what is left here cannot be read: %s", work.who, unit.lun, error)
+
+
+def _forget(store: Store, unit: MigratingUnit, guest: str, name: str) -> None:
+    """Let the store and the snooper know of nothing; the epoch stays, so that an older checkpoint is recognised."""
     with unit.lock:
         record = store.load_nexus(guest, name)
         if record is None:
@@ -115,27 +131,8 @@ def let_go(store: Store, unit: MigratingUnit, guest: str, name: str) -> None:
         unit.load()
 
 
-def _put(
-    record: UnitRecord, *, decision: str | None = None, sentence: str | None = None, moved: str | None = None
-) -> UnitRecord:
-    return UnitRecord(
-        lun=record.lun,
-        unit=record.unit,
-        other=record.other,
-        same_nexus=record.same_nexus,
-        claim=record.claim,
-        moved=record.moved if moved is None else moved,
-        decision=record.decision if decision is None else decision,
-        sentence=(record.sentence if sentence is None else sentence)[:4096],
-    )
-
-
 def _decode(claim: str) -> Checkpoint:
     return decode_checkpoint(claim.encode())
-
-
-def _document(checkpoint: Checkpoint) -> str:
-    return encode_checkpoint(checkpoint).decode()
 
 
 def _nexus(record: UnitRecord) -> Nexus | None:

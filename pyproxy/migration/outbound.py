@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
-from typing import Final
 
 import msgspec
 
-from pyproxy.migration.capture import CheckpointRefusedError
 from pyproxy.migration.checkpoint import encode_checkpoint
 from pyproxy.migration.guest import MigratingUnit
 from pyproxy.migration.messages import Abort, Ask, Close, Offer, Prepare, Progress
-from pyproxy.migration.moving import End, Moved, bring, key_of, let_go
-from pyproxy.migration.peer import PeerRefusedError
+from pyproxy.migration.moving import DEVICE_ERRORS, End, Moved, bring, key_of, let_go
+from pyproxy.migration.peer import UNKNOWN_MIGRATION, PeerRefusedError
 from pyproxy.migration.phases import (
     NEVER_SERVES,
     OVER,
@@ -26,15 +23,6 @@ from pyproxy.migration.phases import (
 )
 from pyproxy.migration.record import Record, UnitRecord
 from pyproxy.migration.work import Surroundings, Work
-from pyproxy.reservation.snapshot import SnapshotError
-from pyproxy.scsi.errors import DecodeError
-
-log = logging.getLogger(__name__)
-
-UNKNOWN_MIGRATION: Final = "unknown-migration"
-"""The reason with which a daemon refuses to speak of a migration it knows nothing of."""
-
-_DEVICE_ERRORS: Final = (OSError, SnapshotError, CheckpointRefusedError, DecodeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +131,7 @@ class Outbound(Work):
                 if blocker is not None:
                     return _Captured(record, blocker)
                 document = encode_checkpoint(unit.capture()).decode()
-        except _DEVICE_ERRORS as error:
+        except DEVICE_ERRORS as error:
             return _Captured(record, str(error))
         return _Captured(msgspec.structs.replace(record, claim=document))
 
@@ -233,8 +221,8 @@ class Outbound(Work):
                 unit.load()
                 # A dead destination cannot say whether it has taken the claim over: the unit does.
                 left = self._record.peer_dead and claim is not None and unit.capture().key != key_of(claim)
-        except _DEVICE_ERRORS as error:
-            return Moved(End.AGAIN, msgspec.structs.replace(record, sentence=str(error)[:4096]))
+        except DEVICE_ERRORS as error:
+            return Moved(End.AGAIN, msgspec.structs.replace(record, sentence=str(error)))
         if left and claim is not None:
             return bring(self, unit, record, claim)
         return Moved(End.HERE, record)
@@ -244,10 +232,7 @@ class Outbound(Work):
             for unit in self.units():
                 record = self._record.unit(unit.lun)
                 assert record is not None
-                try:
-                    let_go(self.around.host.store, unit, self._record.guest, record.unit)
-                except _DEVICE_ERRORS as error:
-                    log.warning("%s LUN %d: what is left here cannot be read: %s", self.who, unit.lun, error)
+                let_go(self, unit, record.unit)
         return self._tell(committed=True)
 
     def _tell(self, *, committed: bool) -> float | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from pyproxy.migration.messages import Reply, Request
+
+UNKNOWN_MIGRATION: Final = "unknown-migration"
+"""The reason with which a daemon refuses to speak of a migration it knows nothing of."""
 
 
 class PeerError(Exception):

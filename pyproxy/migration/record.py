@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final
 
 import msgspec
 
-from pyproxy.migration.messages import MAXIMUM_UNITS, MigrationId, PathFacts
+from pyproxy.migration.messages import LONGEST_TEXT, MAXIMUM_UNITS, MigrationId, PathFacts
 from pyproxy.migration.phases import OVER, SERVED_HERE, UNDONE, Phase, Role, phase_of
 from pyproxy.store.base import MigrationRow, Store
 
@@ -15,7 +15,7 @@ VERSION: Final = 1
 _TRAIL: Final = 64
 """How many changes of phase a record remembers, for people."""
 
-_Text = Annotated[str, msgspec.Meta(max_length=4096)]
+_Text = Annotated[str, msgspec.Meta(max_length=LONGEST_TEXT)]
 
 
 class RecordError(ValueError):
@@ -81,13 +81,50 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """Return the unit of that LUN."""
         return next((one for one in self.units if one.lun == lun), None)
 
+    @classmethod
+    def begun(
+        cls,
+        phase: Phase,
+        now: float,
+        why: str,
+        *,
+        migration: str,
+        role: Role,
+        guest: str,
+        peer: str,
+        epoch: int,
+        units: tuple[UnitRecord, ...],
+    ) -> Record:
+        """Return the record of a migration that begins ``now`` (seconds since 1970) in a phase."""
+        at = rfc3339(now)
+        return cls(
+            migration=migration,
+            role=role,
+            guest=guest,
+            peer=peer,
+            epoch=epoch,
+            phase=str(phase),
+            started=at,
+            units=units,
+            trail=(Change(str(phase), at, why),),
+        )
+
     def moved_to(self, phase: Phase, now: float, why: str) -> Record:
         """Return the record in another phase from ``now`` (seconds since 1970) on."""
-        trail = (*self.trail, Change(str(phase), rfc3339(now), why))[-_TRAIL:]
+        trail = (*self.trail, Change(str(phase), rfc3339(now), why[:LONGEST_TEXT]))[-_TRAIL:]
         return msgspec.structs.replace(self, phase=str(phase), trail=trail)
 
+    def bounded(self) -> Record:
+        """Return the record with its texts cut to what is read back."""
+        units = tuple(
+            msgspec.structs.replace(one, sentence=one.sentence[:LONGEST_TEXT])
+            if len(one.sentence) > LONGEST_TEXT
+            else one
+            for one in self.units
+        )
+        return msgspec.structs.replace(self, text=self.text[:LONGEST_TEXT], units=units)
 
-Records: TypeAlias = dict[str, Record]
+
 _DECODER: Final = msgspec.json.Decoder(Record)
 
 

@@ -7,13 +7,13 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from pyproxy.migration.guest import MigratingUnit, MigrationHost
 from pyproxy.migration.lent import Lender
-from pyproxy.migration.messages import Execute, Executed, Progress, Reply, Request, UnitProgress
+from pyproxy.migration.messages import LONGEST_TEXT, Execute, Executed, Progress, Reply, Request, UnitProgress
 from pyproxy.migration.peer import Peer, PeerError, PeerRefusedError
 from pyproxy.migration.phases import LENDING, OVER, Event, Phase, next_phase
 from pyproxy.migration.record import Record, encode_record
@@ -23,9 +23,8 @@ log = logging.getLogger(__name__)
 FIRST_RETRY_SECONDS: Final = 0.2
 LAST_RETRY_SECONDS: Final = 10.0
 
-T = TypeVar("T")
 Draw: TypeAlias = Callable[[frozenset[int]], int]
-Each: TypeAlias = Callable[[Callable[[MigratingUnit], T], Iterable[MigratingUnit]], Iterable[T]]
+Each: TypeAlias = Callable[[Callable[[MigratingUnit], Any], Iterable[MigratingUnit]], Iterable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ class Surroundings:
     peers: Mapping[str, Peer]
     clock: Callable[[], float]
     draw: Draw
-    each: Callable[[Callable[[MigratingUnit], Any], Iterable[MigratingUnit]], Iterable[Any]]
+    each: Each
     pause: Callable[[float], None]
     settle_gate: Callable[[str], str | None]
     drain_seconds: float
@@ -127,6 +126,7 @@ class Work(ABC):
 
     def say(self, text: str) -> None:
         """Note what is waited for; logged when it is something else than before."""
+        text = text[:LONGEST_TEXT]
         with self.changed:
             if text != self._text:
                 log.warning("%s is %s: %s", self.who, self.phase, text)
@@ -201,5 +201,6 @@ class Work(ABC):
         return delay
 
     def _keep(self, record: Record) -> None:
+        record = record.bounded()
         self.around.host.store.migration_save(encode_record(record))
         self._record = record

@@ -71,9 +71,7 @@ def comes_back_at_once(world: World) -> None:
 def test_a_daemon_killed_at_every_instant(tmp_path: Path, scenario: Scenario, kind: int | None) -> None:
     reached: set[str] = set()
     for instant in count():
-        directory = tmp_path / str(instant)
-        directory.mkdir()
-        with World(directory) as world:
+        with World(tmp_path / str(instant)) as world:
             world.claim(world.s, kind)
             by = world.by[0]
             world.join(by, BYSTANDER)

@@ -27,9 +27,7 @@ def stops_and_steps(world: World, steps: int) -> bool:
 @pytest.mark.parametrize("kind", [5, 7, None])
 def test_the_destination_dies_at_any_step(tmp_path: Path, kind: int | None) -> None:
     for steps in count(1):
-        directory = tmp_path / str(steps)
-        directory.mkdir()
-        with World(directory) as world:
+        with World(tmp_path / str(steps)) as world:
             world.claim(world.s, kind)
             more = stops_and_steps(world, steps)
             world.d.crash()
@@ -79,9 +77,7 @@ def test_the_destination_dies_after_it_has_served(tmp_path: Path, kind: int | No
 @pytest.mark.parametrize("kind", [5, 7, None])
 def test_the_source_dies_after_it_has_offered(tmp_path: Path, kind: int | None) -> None:
     for steps in count(3):
-        directory = tmp_path / str(steps)
-        directory.mkdir()
-        with World(directory) as world:
+        with World(tmp_path / str(steps)) as world:
             world.claim(world.s, kind)
             more = stops_and_steps(world, steps)
             assert world.d.phase is not DestinationPhase.PREPARED

@@ -84,8 +84,6 @@ def ends_well(world: World, where: str, kind: int | None, *, told: bool = False)
 @pytest.mark.parametrize("failure", [busy, not_sent, lost_before, lost_after, attention])
 def test_each_command_fails_once(tmp_path: Path, scenario: Scenario, failure: Failure, kind: int) -> None:
     for which in count():
-        directory = tmp_path / str(which)
-        directory.mkdir()
         failed: list[str] = []
         nth = Nth(which)
 
@@ -100,7 +98,7 @@ def test_each_command_fails_once(tmp_path: Path, scenario: Scenario, failure: Fa
             failed.append(f"{side.name} {command.cdb.hex()}")
             return failure
 
-        with World(directory) as world:
+        with World(tmp_path / str(which)) as world:
             world.claim(world.s, kind)
             world.failing = fails
             scenario(world)
@@ -114,8 +112,6 @@ def test_each_command_fails_once(tmp_path: Path, scenario: Scenario, failure: Fa
 @pytest.mark.parametrize("scenario", [moves, comes_back])
 def test_each_answer_is_lost_once(tmp_path: Path, scenario: Scenario, kind: int) -> None:
     for which in count():
-        directory = tmp_path / str(which)
-        directory.mkdir()
         lost: list[Request] = []
         nth = Nth(which)
 
@@ -125,7 +121,7 @@ def test_each_answer_is_lost_once(tmp_path: Path, scenario: Scenario, kind: int)
             lost.append(request)
             return True
 
-        with World(directory) as world:
+        with World(tmp_path / str(which)) as world:
             world.claim(world.s, kind)
             world.lose = loses
             scenario(world)
@@ -139,9 +135,7 @@ def test_each_answer_is_lost_once(tmp_path: Path, scenario: Scenario, kind: int)
 @pytest.mark.parametrize("scenario", [moves, comes_back])
 def test_the_link_is_cut_at_every_message_and_comes_back(tmp_path: Path, scenario: Scenario, kind: int | None) -> None:
     for which in count():
-        directory = tmp_path / str(which)
-        directory.mkdir()
-        with World(directory) as world:
+        with World(tmp_path / str(which)) as world:
             world.claim(world.s, kind)
             nth = Nth(which)
 
@@ -167,11 +161,9 @@ def test_the_link_is_cut_at_every_message_and_comes_back(tmp_path: Path, scenari
 @pytest.mark.parametrize("scenario", [moves, comes_back])
 def test_a_guest_that_is_fenced_on_the_way_stays_fenced(tmp_path: Path, scenario: Scenario, kind: int | None) -> None:
     for which in count():
-        directory = tmp_path / str(which)
-        directory.mkdir()
         fenced: list[str] = []
         nth = Nth(which)
-        with World(directory) as world:
+        with World(tmp_path / str(which)) as world:
             world.claim(world.s, kind)
             fencer = world.fencer[0]
             world.join(fencer, FENCER)

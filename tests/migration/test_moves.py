@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from pyproxy.migration.engine import MigrationError
+from pyproxy.migration.messages import LONGEST_TEXT
 from pyproxy.migration.peer import PeerRefusedError
-from pyproxy.migration.phases import DestinationPhase, SourcePhase
+from pyproxy.migration.phases import DestinationPhase, SourceEvent, SourcePhase
 from pyproxy.scsi.command import Command
 from pyproxy.scsi.constants import Status
 from tests.migration.world import TYPES, K, Side, World, at_rest, registered
@@ -222,3 +224,18 @@ def test_old_and_foreign_requests(tmp_path: Path) -> None:
         assert world.units[0].reservations == before
         assert (world.s.open, world.d.open) == (False, True)
         holds_at(world, world.d, 5)
+
+
+def test_what_is_told_at_length_is_read_back(tmp_path: Path) -> None:
+    """A record that is not could keep the daemon from starting: many units have much to say."""
+    with World(tmp_path) as world:
+        world.s.engine.migrate("web1", "d")
+        work = world.s.work
+        units = tuple(replace(unit, sentence="x" * 10_000) for unit in work.record.units)
+        work.feed(SourceEvent.CANCEL, "y" * 10_000, text="z" * 10_000, units=units)
+        work.say("z" * 10_000)
+        assert len(work.progress().text) == LONGEST_TEXT
+        world.s.crash()
+        world.s.start()
+        record = world.s.work.record
+        assert {len(record.text), len(record.trail[-1].why), len(record.units[0].sentence)} == {LONGEST_TEXT}

@@ -216,6 +216,7 @@ class World:
 
     def __init__(self, directory: Path, *, units: int = 1, named: bool = True, shared_nexus: bool = False) -> None:
         self.directory = directory
+        directory.mkdir(exist_ok=True)
         self.named = named
         self.units = [
             EmulatedUnit(1 << 16, path=directory / f"unit{lun}", serial=f"unit{lun}", power_on_attention=False)

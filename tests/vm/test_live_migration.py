@@ -162,6 +162,14 @@ def holds_here(hosts: TwoHosts, guest: MovingGuest, kind: int | None) -> None:
     assert hosts.conflicts_as(hosts.beside(guest.at)), "so does one under the name of the host it left"
 
 
+def ends_here(hosts: TwoHosts, guest: MovingGuest, kind: int | None) -> None:
+    """The guest's work went well and goes on, its claim is here; then both come to their end."""
+    guest.check_fio()
+    holds_here(hosts, guest, kind)
+    guest.stop_fio()
+    give_up(guest)
+
+
 @pytest.mark.parametrize("kind", [1, 3, 5, 6, 7, 8, None])
 def test_a_claim_moves_with_the_guest_and_back(hosts, guest, kind):
     claim(guest, kind)
@@ -234,11 +242,8 @@ def test_a_migration_that_fails_leaves_the_guest_where_it_was(hosts, guest, kind
     qemu.kill()
     guest.qemu.ask("migrate-set-capabilities", capabilities=[{"capability": "pause-before-switchover", "state": False}])
     guest.qemu.ask("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
-    guest.check_fio()
-    holds_here(hosts, guest, kind)
     assert shown(guest) == before
-    guest.stop_fio()
-    give_up(guest)
+    ends_here(hosts, guest, kind)
 
 
 def test_the_hypervisor_waits_for_the_claims(hosts, guest):
@@ -250,10 +255,7 @@ def test_the_hypervisor_waits_for_the_claims(hosts, guest):
     assert f"guest {GUEST} is served by {to.name}" in said
     guest.landed(qemu, to)
     to.until_phase("committed")
-    guest.check_fio()
-    holds_here(hosts, guest, 6)
-    guest.stop_fio()
-    give_up(guest)
+    ends_here(hosts, guest, 6)
 
 
 def test_the_hypervisor_calls_off_what_the_claims_do_not_follow(hosts, guest):
@@ -280,10 +282,7 @@ def test_the_hypervisor_calls_off_what_the_claims_do_not_follow(hosts, guest):
     to.until_phase("closed")
     qemu.kill()
     guest.qemu.ask("migrate-set-capabilities", capabilities=[{"capability": "pause-before-switchover", "state": False}])
-    guest.check_fio()
-    holds_here(hosts, guest, 6)
-    guest.stop_fio()
-    give_up(guest)
+    ends_here(hosts, guest, 6)
 
 
 def test_a_guest_started_twice_is_served_once(hosts, guest):
