@@ -126,7 +126,7 @@ def _follow(host: Operations, begun: MigrationDocument, *, until_over: bool, qui
     shown = 0
     text = ""
     while True:
-        found = next(one for one in host.migrations().migrations if _same(one, begun))
+        found = latest(host, begun)
         for phase in found.phases[shown:]:
             if not quiet:
                 click.echo(f"{phase.at} {phase.phase}: {phase.why}", err=True)
@@ -139,17 +139,22 @@ def _follow(host: Operations, begun: MigrationDocument, *, until_over: bool, qui
         time.sleep(_LOOK_SECONDS)
 
 
-def _same(one: MigrationDocument, other: MigrationDocument) -> bool:
-    return (one.migration, one.role) == (other.migration, other.role)
+def latest(host: Operations, begun: MigrationDocument) -> MigrationDocument:
+    """Return how a migration stands now."""
+    return next(
+        one for one in host.migrations().migrations if (one.migration, one.role) == (begun.migration, begun.role)
+    )
 
 
 def _tell(found: MigrationDocument, *, as_json: bool, follow: bool, cancel: bool, source_dead: bool) -> None:
     """Say how it stands; exit status 1 where it did not come to what was asked for."""
     from pyproxy.cli.output import print_json
 
-    wanted = (
-        {"cancelled", "reclaimed", "closed"} if cancel else {"verified", "committed"} if source_dead else {"released"}
-    )
+    wanted = {"released"}
+    if cancel:
+        wanted = {"cancelled", "reclaimed", "closed"}
+    elif source_dead:
+        wanted = {"verified", "committed"}
     done = not follow or found.phase in wanted or (found.ready and not cancel)
     if as_json:
         print_json(found)

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from pyproxy.cli.migrate import latest
 from pyproxy.daemon.documents import MigrationDocument
 from pyproxy.daemon.operations import MigrateRequest, Operations
 from pyproxy.frontend.api import ApiError
@@ -47,13 +48,6 @@ class _Claims:
             except ApiError:
                 return latest(self._host, self._begun)  # they did in this moment
         return found
-
-
-def latest(host: Operations, begun: MigrationDocument) -> MigrationDocument:
-    """Return how a migration stands now."""
-    return next(
-        one for one in host.migrations().migrations if (one.migration, one.role) == (begun.migration, begun.role)
-    )
 
 
 def drive(host: Operations, begun: MigrationDocument, monitor: Path, uri: str | None) -> Ending:

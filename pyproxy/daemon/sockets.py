@@ -7,8 +7,8 @@ import pwd
 import socket
 
 from pyproxy.config import Config, GuestSection, SocketSection, socket_path
+from pyproxy.connected import PeerPolicy
 from pyproxy.frontend.listener import Listener, ListenError
-from pyproxy.frontend.peers import PeerPolicy
 
 
 class SocketError(Exception):

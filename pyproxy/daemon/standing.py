@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +13,7 @@ from pyproxy.daemon.host import Host, OpenUnit
 from pyproxy.migration.capture import take_checkpoint
 from pyproxy.migration.checkpoint import Checkpoint, Unit
 from pyproxy.migration.messages import PathFacts
+from pyproxy.migration.record import rfc3339
 from pyproxy.reservation.executor import Port
 from pyproxy.reservation.facts import Nexus
 from pyproxy.scsi.sense import Sense
@@ -113,7 +114,7 @@ class Standing:
     def units(self, guest: str) -> Sequence[StandingUnit]:
         """See MigrationHost."""
         luns = sorted(section.lun for section in self._host.sections(guest))
-        return [StandingUnit(self._host, self._host.open_unit(guest, lun)) for lun in luns]
+        return [self.unit(guest, lun) for lun in luns]
 
     def unit(self, guest: str, lun: int) -> StandingUnit:
         """See MigrationHost."""
@@ -154,7 +155,7 @@ def checkpoint_of(found: OpenUnit) -> Checkpoint:
         lun=found.unit.lun,
         state=state,
         identity=found.identity,
-        created_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        created_at=rfc3339(time.time()),
         pending=snooper.attentions.pending,
         descriptor_sense=snooper.attentions.descriptor,
         on_attention=snooper.received,

@@ -28,7 +28,7 @@ class ServeGate:
 
     def enter(self, seconds: float = 0.0) -> bool:
         """Begin a command, waiting so long for a shut gate to open; False where it stays shut. Then ``leave``."""
-        if seconds > 0 and self.why is not None:
+        if seconds > 0 and self._why is not None:  # without the lock: an open gate costs no second one
             self._knocked()
         with self._changed:
             self._changed.wait_for(lambda: self._why is None or self._given_up, seconds)

@@ -11,8 +11,8 @@ import socket
 from typing import Final
 
 from _fastpath.pr_socket import StraightPath, Switch
+from pyproxy.connected import Peer
 from pyproxy.frontend.complaints import Complaints
-from pyproxy.frontend.peers import Peer
 from pyproxy.frontend.pr_helper.counters import Counters
 from pyproxy.frontend.pr_helper.message import Reply, Request
 from pyproxy.frontend.pr_helper.service import KnownDevice, Service

@@ -12,9 +12,9 @@ import time
 from typing import Final
 
 from _fastpath.pr_socket import Switch
+from pyproxy.connected import PeerPolicy, peer_of
 from pyproxy.frontend.complaints import Complaints
 from pyproxy.frontend.listener import Listener
-from pyproxy.frontend.peers import PeerPolicy, peer_of
 from pyproxy.frontend.pr_helper.connection import Connection
 from pyproxy.frontend.pr_helper.counters import Counters, Counts
 from pyproxy.frontend.pr_helper.service import GATE_SECONDS, OpenNode, Resolve, Service

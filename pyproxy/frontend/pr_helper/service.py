@@ -15,9 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from pyproxy.connected import Peer
 from pyproxy.device.base import Device, TransportError, UnexpectedReplyError, read_identity
 from pyproxy.frontend.complaints import Complaints
-from pyproxy.frontend.peers import Peer
 from pyproxy.frontend.pr_helper.answers import reply_to_errno, reply_to_result, reply_with
 from pyproxy.frontend.pr_helper.message import Reply, Request
 from pyproxy.frontend.serve_gate import ServeGate

@@ -10,8 +10,8 @@ import signal
 import socket
 from typing import Final
 
+from pyproxy.connected import Peer
 from pyproxy.frontend.complaints import Complaints
-from pyproxy.frontend.peers import Peer
 from pyproxy.frontend.vhost_user.data_plane import DataPlane
 from pyproxy.frontend.vhost_user.framing import Assembler
 from pyproxy.frontend.vhost_user.message import MAX_DESCRIPTORS, Message, MessageError

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import Final
 
-from pyproxy.frontend.peers import PeerPolicy
+from pyproxy.connected import PeerPolicy
 from pyproxy.frontend.vhost_user.counters import Counts
 from pyproxy.frontend.vhost_user.data_plane import DataPlane
 from pyproxy.frontend.vhost_user.ring_events import RingListener

@@ -7,8 +7,8 @@ import socket
 import threading
 from typing import Final
 
+from pyproxy.connected import PeerPolicy, peer_of
 from pyproxy.frontend.complaints import Complaints
-from pyproxy.frontend.peers import PeerPolicy, peer_of
 from pyproxy.frontend.vhost_user.connection import Connection
 from pyproxy.frontend.vhost_user.counters import Counters, Counts
 from pyproxy.frontend.vhost_user.data_plane import DataPlane

@@ -9,8 +9,8 @@ import select
 import threading
 from typing import Final
 
+from pyproxy.connected import PeerPolicy
 from pyproxy.frontend.listener import Listener
-from pyproxy.frontend.peers import PeerPolicy
 from pyproxy.frontend.vhost_user.counters import Counts
 from pyproxy.frontend.vhost_user.data_plane import DataPlane
 from pyproxy.frontend.vhost_user.ring_events import RingListener

@@ -5,16 +5,15 @@ from __future__ import annotations
 import http.client
 import io
 import logging
-import os
 import socket
 import ssl
-import struct
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from pyproxy.connected import PeerPolicy, peer_of
 from pyproxy.migration.messages import LARGEST_MESSAGE, Ask, Execute, Reply, Request
 from pyproxy.migration.peer import PeerError, PeerRefusedError
 from pyproxy.migration.transport.tls import Credentials, CredentialsError, names_of
@@ -272,10 +271,9 @@ def _left(until: float) -> float:
 
 def _check_server(connected: socket.socket) -> None:
     """Make sure that root or this process's own user listens; raises OSError."""
-    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    _, uid, _ = struct.unpack("3i", credentials)
-    if uid not in (0, os.geteuid()):
-        raise PermissionError(0, f"user {uid} listens there, neither root nor the user of this process")
+    peer = peer_of(connected)
+    if not PeerPolicy.own().allows(peer):
+        raise PermissionError(0, f"user {peer.uid} listens there, neither root nor the user of this process")
 
 
 def _check_name(connected: ssl.SSLSocket, name: str) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import ssl
-import struct
 import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +14,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from pyproxy.connected import Peer, PeerPolicy, peer_of
 from pyproxy.migration.messages import LARGEST_MESSAGE, Ask, Reply, Request
 from pyproxy.migration.peer import PeerRefusedError, Service
 from pyproxy.migration.transport.accepting import Acceptor, shown
@@ -174,9 +173,9 @@ class TransportServer:
                     "not-a-peer",
                 )
             return found[0]
-        uid = _uid(transport)
-        if uid not in (0, os.geteuid()):
-            raise PeerRefusedError(f"user {uid} may not ask here: run both daemons as one user", "not-allowed")
+        local = _local(transport)
+        if not PeerPolicy.own().allows(local):
+            raise PeerRefusedError(f"user {local.uid} may not ask here: run both daemons as one user", "not-allowed")
         name = self._peers.get(request.headers.get(NAME_HEADER, "").lower())
         if name is None:
             raise PeerRefusedError(
@@ -187,8 +186,8 @@ class TransportServer:
     def _named(self, transport: asyncio.BaseTransport) -> str | None:
         """Return the peer that a connection is counted for, None for somebody else."""
         if self._listening.credentials is None:
-            uid = _uid(transport)
-            return f"of user {uid}" if uid in (0, os.geteuid()) else None
+            local = _local(transport)
+            return f"of user {local.uid}" if PeerPolicy.own().allows(local) else None
         found = self._found(_names(transport))
         return found[0] if len(found) == 1 else None
 
@@ -251,7 +250,6 @@ def _names(transport: asyncio.BaseTransport) -> frozenset[str]:
     return names_of(None if tls is None else tls.getpeercert())
 
 
-def _uid(transport: asyncio.BaseTransport) -> int:
-    connected = transport.get_extra_info("socket")
-    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", credentials)[1])
+def _local(transport: asyncio.BaseTransport) -> Peer:
+    """Return who connected to the Unix socket."""
+    return peer_of(transport.get_extra_info("socket"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import http.client
 import json
@@ -13,92 +12,39 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import trustme
 
 from pyproxy.migration.messages import Abort, Ask, Execute, Progress, Reply, Request
 from pyproxy.migration.peer import PeerError, PeerRefusedError
 from pyproxy.migration.transport.client import Address, HttpPeer
-from pyproxy.migration.transport.server import Listening, TransportServer
 from pyproxy.migration.transport.tls import Credentials, CredentialsError
 from pyproxy.migration.transport.wire import NAME_HEADER, PATH, encode
+from tests.unit.migration.transport.scene import Authority, Service, serving
 
 ASK = Ask(migration="0" * 32, guest="web", epoch=1)
 
 
-@dataclass
-class Recorded:
-    """A service that remembers what it was asked."""
-
-    asked: list[tuple[str, Request]] = field(default_factory=list)
-    answer: Callable[[str, Request], Reply] = lambda _peer, _request: Progress(phase="armed")
-
-    def serve(self, peer: str, request: Request) -> Reply:
-        self.asked.append((peer, request))
-        return self.answer(peer, request)
-
-
-@dataclass
-class Authority:
-    """Makes certificates into files."""
-
-    directory: Path
-    ca: trustme.CA = field(default_factory=trustme.CA)
-
-    def credentials(
-        self, *names: str, common_name: str | None = None, until: datetime.datetime | None = None
-    ) -> Credentials:
-        made = self.ca.issue_cert(*names, common_name=common_name, not_after=until)
-        home = self.directory / f"{'-'.join(names) or 'none'}-{len(list(self.directory.iterdir()))}"
-        home.mkdir()
-        made.cert_chain_pems[0].write_to_path(home / "certificate.pem")
-        made.private_key_pem.write_to_path(home / "key.pem")
-        (home / "key.pem").chmod(0o600)
-        self.ca.cert_pem.write_to_path(home / "ca.pem")
-        return Credentials(home / "certificate.pem", home / "key.pem", home / "ca.pem")
-
-
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
-    (tmp_path / "pki").mkdir()
     return Authority(tmp_path / "pki")
 
 
 @contextmanager
-def serving(listening: Listening, service: Recorded, peers: tuple[str, ...]) -> Iterator[None]:
-    """A server in an event loop of its own."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    server = TransportServer(listening, service, peers)
-    try:
-        asyncio.run_coroutine_threadsafe(server.start(), loop).result(60)
-        try:
-            yield
-        finally:
-            asyncio.run_coroutine_threadsafe(server.stop(), loop).result(60)
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-@contextmanager
-def over_tls(service: Recorded, credentials: Credentials, *peers: str) -> Iterator[Address]:
+def over_tls(service: Service, credentials: Credentials, *peers: str) -> Iterator[Address]:
     with socket.create_server(("127.0.0.1", 0)) as bound:
         port = bound.getsockname()[1]
-        with serving(Listening(bound, credentials), service, peers):
+        with serving(bound, credentials, service, *peers):
             yield Address("127.0.0.1", port, None)
 
 
 @contextmanager
-def over_unix(service: Recorded, path: Path, *peers: str) -> Iterator[Address]:
+def over_unix(service: Service, path: Path, *peers: str) -> Iterator[Address]:
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(path))
-        with serving(Listening(bound, None), service, peers):
+        with serving(bound, None, service, *peers):
             yield Address("", 0, path)
 
 
@@ -112,10 +58,10 @@ def peer(name: str, address: Address, own: str, credentials: Credentials | None)
 
 
 def test_peers_are_who_their_certificates_name(authority: Authority) -> None:
-    service = Recorded()
-    b = authority.credentials("host-b")
+    service = Service()
+    b = authority.issue("host-b")
     with (
-        over_tls(service, authority.credentials("host-a"), "host-b", "host-c") as address,
+        over_tls(service, authority.issue("host-a"), "host-b", "host-c") as address,
         peer("host-a", address, "host-c", b) as asking,
     ):
         for _ in range(3):
@@ -130,11 +76,10 @@ def refused_by(asking: HttpPeer) -> PeerError:
 
 
 def test_a_certificate_of_another_authority(authority: Authority, tmp_path: Path) -> None:
-    (tmp_path / "other").mkdir()
-    foreign = Authority(tmp_path / "other").credentials("host-b")
-    service = Recorded()
-    trusting = Credentials(foreign.certificate, foreign.key, authority.credentials("x").ca)
-    with over_tls(service, authority.credentials("host-a"), "host-b") as address:
+    foreign = Authority(tmp_path / "other").issue("host-b")
+    service = Service()
+    trusting = Credentials(foreign.certificate, foreign.key, authority.issue("x").ca)
+    with over_tls(service, authority.issue("host-a"), "host-b") as address:
         for credentials in (foreign, trusting):
             with peer("host-a", address, "host-b", credentials) as asking:
                 error = refused_by(asking)
@@ -145,8 +90,8 @@ def test_a_certificate_of_another_authority(authority: Authority, tmp_path: Path
 @pytest.mark.parametrize("expired", ["client", "server"])
 def test_an_expired_certificate(authority: Authority, expired: str) -> None:
     past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
-    good, bad = authority.credentials, lambda name: authority.credentials(name, until=past)
-    service = Recorded()
+    good, bad = authority.issue, lambda name: authority.issue(name, not_after=past)
+    service = Service()
     with (
         over_tls(service, (bad if expired == "server" else good)("host-a"), "host-b") as address,
         peer("host-a", address, "host-b", (bad if expired == "client" else good)("host-b")) as asking,
@@ -157,10 +102,10 @@ def test_an_expired_certificate(authority: Authority, expired: str) -> None:
 
 @pytest.mark.parametrize("name", ["host-x", "host-b.example.org"])
 def test_a_peer_that_is_not_on_the_list(authority: Authority, name: str, caplog: pytest.LogCaptureFixture) -> None:
-    service = Recorded()
+    service = Service()
     with (
-        over_tls(service, authority.credentials("host-a"), "host-b") as address,
-        peer("host-a", address, "host-b", authority.credentials(name)) as asking,
+        over_tls(service, authority.issue("host-a"), "host-b") as address,
+        peer("host-a", address, "host-b", authority.issue(name)) as asking,
     ):
         error = refused_by(asking)
     assert isinstance(error, PeerRefusedError)
@@ -170,15 +115,15 @@ def test_a_peer_that_is_not_on_the_list(authority: Authority, name: str, caplog:
 
 
 def test_a_name_in_the_subject_alone_does_not_count(authority: Authority) -> None:
-    service = Recorded()
+    service = Service()
     with (
-        over_tls(service, authority.credentials("host-a"), "host-b") as address,
-        peer("host-a", address, "host-b", authority.credentials("elsewhere", common_name="host-b")) as asking,
+        over_tls(service, authority.issue("host-a"), "host-b") as address,
+        peer("host-a", address, "host-b", authority.issue("elsewhere", common_name="host-b")) as asking,
     ):
         assert isinstance(refused_by(asking), PeerRefusedError)
     with (
-        over_tls(service, authority.credentials("elsewhere", common_name="host-a"), "host-b") as address,
-        peer("host-a", address, "host-b", authority.credentials("host-b")) as asking,
+        over_tls(service, authority.issue("elsewhere", common_name="host-a"), "host-b") as address,
+        peer("host-a", address, "host-b", authority.issue("host-b")) as asking,
     ):
         assert not refused_by(asking).sent
     assert not service.asked
@@ -190,9 +135,9 @@ def ask_raw(connection: http.client.HTTPConnection) -> bytes:
 
 
 def test_no_certificate_and_no_tls(authority: Authority) -> None:
-    service = Recorded()
-    with over_tls(service, authority.credentials("host-a"), "host-b") as address:
-        context = ssl.create_default_context(cafile=str(authority.credentials("x").ca))
+    service = Service()
+    with over_tls(service, authority.issue("host-a"), "host-b") as address:
+        context = ssl.create_default_context(cafile=str(authority.issue("x").ca))
         for asking in (
             http.client.HTTPSConnection(address.host, address.port, context=context, timeout=60),
             http.client.HTTPConnection(address.host, address.port, timeout=60),
@@ -210,12 +155,12 @@ def test_no_certificate_and_no_tls(authority: Authority) -> None:
 
 
 def test_a_certificate_that_was_renewed_is_used(authority: Authority) -> None:
-    service = Recorded()
-    with over_tls(service, authority.credentials("host-a"), "host-b") as address:
-        mine = authority.credentials("host-x")
+    service = Service()
+    with over_tls(service, authority.issue("host-a"), "host-b") as address:
+        mine = authority.issue("host-x")
         with peer("host-a", address, "host-b", mine) as asking:
             refused_by(asking)
-            better = authority.credentials("host-b")
+            better = authority.issue("host-b")
             mine.certificate.write_bytes(better.certificate.read_bytes())
             mine.key.write_bytes(better.key.read_bytes())
             assert asking.call(ASK) == Progress(phase="armed")
@@ -231,14 +176,14 @@ def test_a_certificate_that_was_renewed_is_used(authority: Authority) -> None:
     ],
 )
 def test_credentials_that_cannot_be_used(authority: Authority, spoil: Callable[[Credentials], None], says: str) -> None:
-    credentials = authority.credentials("host-a")
+    credentials = authority.issue("host-a")
     spoil(credentials)
     with pytest.raises(CredentialsError, match=says):
         credentials.server()
 
 
 def test_a_unix_socket(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    service = Recorded()
+    service = Service()
     with over_unix(service, tmp_path / "peer.sock", "host-b") as address:
         with peer("host-a", address, "host-b", None) as asking:
             assert asking.call(ASK) == Progress(phase="armed")
@@ -255,7 +200,7 @@ def raw_request(method: str, path: str, body: bytes) -> bytes:
 
 
 def test_a_unix_socket_and_another_user(tmp_path: Path) -> None:
-    service = Recorded()
+    service = Service()
     tmp_path.chmod(0o755)
     with over_unix(service, tmp_path / "peer.sock", "host-b") as address:
         (tmp_path / "peer.sock").chmod(0o666)
@@ -323,7 +268,7 @@ class Raw:
     ],
 )
 def test_what_is_no_request(tmp_path: Path, body: bytes) -> None:
-    service = Recorded()
+    service = Service()
     with over_unix(service, tmp_path / "peer.sock", "host-b") as address:
         status, answer = Raw(address).says(body)
     assert status == 400
@@ -332,7 +277,7 @@ def test_what_is_no_request(tmp_path: Path, body: bytes) -> None:
 
 
 def test_what_is_too_large_or_elsewhere(tmp_path: Path) -> None:
-    service = Recorded()
+    service = Service()
     with over_unix(service, tmp_path / "peer.sock", "host-b") as address:
         raw = Raw(address)
         assert raw.says(bytes(65 << 20))[0] == 413
@@ -342,12 +287,13 @@ def test_what_is_too_large_or_elsewhere(tmp_path: Path) -> None:
 
 
 def test_a_refusal_and_a_defect_come_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def refuse(_peer: str, request: Request) -> Reply:
+    def refuse(request: Request) -> Reply:
         if isinstance(request, Abort):
             raise RuntimeError("a defect")  # noqa: TRY004
         raise PeerRefusedError("not now", "busy")
 
-    service = Recorded(answer=refuse)
+    service = Service()
+    service.answer = refuse
     with (
         over_unix(service, tmp_path / "peer.sock", "host-b") as address,
         peer("host-a", address, "host-b", None) as asking,
@@ -389,7 +335,7 @@ def test_a_connection_that_breaks_in_the_middle(tmp_path: Path, answer: bytes) -
 
 
 def test_a_kept_connection_that_was_closed_meanwhile(tmp_path: Path) -> None:
-    service = Recorded()
+    service = Service()
     path = tmp_path / "peer.sock"
     with peer("host-a", Address("", 0, path), "host-b", None) as asking:
         for _ in range(2):
@@ -402,12 +348,13 @@ def test_a_kept_connection_that_was_closed_meanwhile(tmp_path: Path) -> None:
 def test_long_questions_hold_up_nobody(tmp_path: Path) -> None:
     go_on = threading.Event()
 
-    def wait(_peer: str, request: Request) -> Reply:
+    def wait(request: Request) -> Reply:
         if isinstance(request, Ask):
             assert go_on.wait(60)
         return Progress(phase="armed")
 
-    service = Recorded(answer=wait)
+    service = Service()
+    service.answer = wait
     with (
         over_unix(service, tmp_path / "peer.sock", "host-b") as address,
         peer("host-a", address, "host-b", None) as asking,

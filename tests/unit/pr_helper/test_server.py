@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from pyproxy.connected import Peer, PeerPolicy
 from pyproxy.frontend.listener import Listener
-from pyproxy.frontend.peers import Peer, PeerPolicy
 from pyproxy.frontend.pr_helper.server import PrHelperServer
 from pyproxy.scsi.command import Command
 from tests.unit.pr_helper.exchange import CLOSED, Answer, Client, parameters, prin, prout

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from pyproxy.connected import Peer
 from pyproxy.device.base import TransportError
 from pyproxy.device.emulated import EmulatedUnit
-from pyproxy.frontend.peers import Peer
 from pyproxy.frontend.pr_helper.message import Request
 from pyproxy.scsi.command import Command, Result
 from pyproxy.scsi.sense import RESERVATIONS_RELEASED

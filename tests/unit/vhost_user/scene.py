@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from _fastpath.block_port import BlockPort
+from pyproxy.connected import PeerPolicy
 from pyproxy.device.base import read_identity
 from pyproxy.device.emulated import EmulatedUnit
 from pyproxy.frontend.listener import Listener
-from pyproxy.frontend.peers import PeerPolicy
 from pyproxy.frontend.vhost_user.data_plane import DataPlane
 from pyproxy.frontend.vhost_user.dialer import VhostUserDialer
 from pyproxy.frontend.vhost_user.ring_events import RingListener

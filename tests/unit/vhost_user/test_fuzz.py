@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from _fastpath.controller import Controller
+from pyproxy.connected import peer_of
 from pyproxy.frontend.complaints import Complaints
-from pyproxy.frontend.peers import peer_of
 from pyproxy.frontend.vhost_user import message as wire
 from pyproxy.frontend.vhost_user.connection import Connection
 from pyproxy.frontend.vhost_user.data_plane import DataPlane

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
+from pyproxy.connected import PeerPolicy
 from pyproxy.driver.front_end import ClosedError, FrontEnd
 from pyproxy.frontend.listener import Listener
-from pyproxy.frontend.peers import PeerPolicy
 from pyproxy.frontend.vhost_user import message as wire
 from pyproxy.frontend.vhost_user.dialer import VhostUserDialer
 from pyproxy.frontend.vhost_user.message import MemoryRegion, Message, Request, VringDescriptor, VringState
