@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Final
 
 import msgspec
@@ -36,12 +37,15 @@ class Lender:
         self._store = store
         self._migration = migration
         self._last: dict[int, tuple[int, bytes, Executed]] = {}
+        # Not the logical unit's lock: a takeover here holds that while it waits for the other host's lender, and so may
+        # one there, where two guests of one unit change places.
+        self._locks: dict[int, threading.Lock] = {}
 
     def execute(self, unit: MigratingUnit, request: Execute) -> Executed:
         """Run the request on the unit; raises PeerRefusedError, StoreError."""
         command = _command(request)
         asked = _ENCODER.encode(request)
-        with unit.lock:
+        with self._locks.setdefault(unit.lun, threading.Lock()):
             last = self._last.get(unit.lun)
             if last is not None and last[0] == request.sequence:
                 return _same(last[1], asked, last[2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -120,6 +121,18 @@ def test_a_change_whose_answer_was_lost_with_the_process(lent: Lent, unit: Emula
     assert answer.error is not None
     assert answer.fate_unknown, "whoever asked has to read the unit"
     assert unit.reservations.generation == generation
+
+
+def test_a_takeover_of_the_unit_here_does_not_hold_up_one_elsewhere(lent: Lent, store: SqliteStore) -> None:
+    """Where two guests of one unit change places, each host's takeover waits for the other host's lender."""
+    lent.lock = threading.Lock()
+    answers: list[int | None] = []
+    lender = Lender(store, MIGRATION)
+    asking = threading.Thread(target=lambda: answers.append(lender.execute(lent, register(7, 0, K)).status))
+    with lent.lock:
+        asking.start()
+        asking.join(30)
+        assert answers == [0]
 
 
 def test_late_copies_are_refused(lent: Lent, unit: EmulatedUnit, store: SqliteStore) -> None:
