@@ -24,7 +24,7 @@ from pyproxy.reservation.state import NexusState, Suspicion
 from pyproxy.reservation.transfer import answer, check_condition, data_in_size
 from pyproxy.scsi.command import Command, Result
 from pyproxy.scsi.constants import Status
-from pyproxy.scsi.sense import INVALID_FIELD_IN_CDB, Sense
+from pyproxy.scsi.sense import CAPACITY_DATA_CHANGED, INVALID_FIELD_IN_CDB, Sense
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,8 @@ class GuestUnit:
         self.rawio = rawio
         self._lanes = device if isinstance(device, LaneDevice) else None
         self._refusals = 0
+        self.capacity_told = False
+        """Whether the guest has received CAPACITY DATA HAS CHANGED; for whoever tells it of such changes to reset."""
 
     @property
     def state(self) -> NexusState:
@@ -87,7 +89,7 @@ class GuestUnit:
         elif kind == lanes.EVENT_SPC2_UNKNOWN:
             self._observe(events_without_answer(cdb))
         elif kind in _KIND_OF_EVENT:
-            self.snooper.observe(InspectEvent(_KIND_OF_EVENT[kind], cdb[0], asc, ascq))
+            self._observe([InspectEvent(_KIND_OF_EVENT[kind], cdb[0], asc, ascq)])
 
     def raise_attention(self, *attentions: Sense) -> None:
         """Report to the guest what its front end has to tell and the device does not know of.
@@ -230,6 +232,8 @@ class GuestUnit:
 
     def _observe(self, events: Iterable[InspectEvent]) -> None:
         for event in events:
+            if (event.asc, event.ascq) == (CAPACITY_DATA_CHANGED.asc, CAPACITY_DATA_CHANGED.ascq):
+                self.capacity_told = True
             self.snooper.observe(event)
 
     def _report_opcodes(self, command: Command) -> Result:

@@ -19,6 +19,8 @@ from pyproxy.daemon.failures import OperationError
 from pyproxy.device.base import Device, TransportError
 from pyproxy.device.emulated import EmulatedUnit
 from pyproxy.device.iscsi import IscsiDevice
+from pyproxy.device.node import NodeError, NodeKind, ScsiNode, identify_node
+from pyproxy.device.presence import Presence
 from pyproxy.device.sg import SgDevice
 from pyproxy.scsi.transport_id import SasTransportId, TransportId
 
@@ -52,9 +54,10 @@ class NexusLoss:
 class Backing:
     """An open device; ``initiator`` and ``rtpi`` name the nexus where they are known. ``close`` releases it.
 
-    ``address`` is H:C:T:L as the kernel counts it, None where the kernel does not know the device. ``port`` makes what
-    a guest's controller submits to without Python; None where every command goes through ``device``. ``loss`` tells
-    when the nexus was lost, where that can be known.
+    ``address`` is H:C:T:L as the kernel counts it and ``kind`` that of the node, None where the kernel does not know
+    the device; ``attached`` tells whether it is the kernel's still. ``port`` makes what a guest's controller submits to
+    without Python; None where every command goes through ``device``. ``loss`` tells when the nexus was lost, where that
+    can be known.
     """
 
     device: Device
@@ -62,6 +65,8 @@ class Backing:
     rtpi: int | None
     close: Callable[[], None]
     address: str | None = None
+    kind: NodeKind | None = None
+    attached: Callable[[], bool] = lambda: True
     port: Callable[[], Port | BlockPort | None] = lambda: None
     loss: NexusLoss | None = None
 
@@ -80,9 +85,22 @@ class Backings:
         """Open what ``section`` names. Raises TransportError, OperationError."""
         if section.device is not None:
             node = SgDevice.open(section.device, threads=section.threads, engine=section.engine)
-            ports = _NodePorts(section.device, section.threads)
-            close = _both(ports.close, node.close)
-            return Backing(node, section.initiator, section.rtpi, close, node.node.address, ports.open)
+            try:
+                presence = Presence(node.node.watch(node.name))
+            except BaseException:
+                node.close()
+                raise
+            ports = _NodePorts(section.device, node.node, section.threads)
+            return Backing(
+                node,
+                section.initiator,
+                section.rtpi,
+                _both(ports.close, node.close),
+                address=node.node.address,
+                kind=node.node.kind,
+                attached=lambda: presence.attached,
+                port=ports.open,
+            )
         if section.iscsi is not None:
             loss = NexusLoss()
             session = IscsiDevice.open(
@@ -138,8 +156,9 @@ class Backings:
 class _NodePorts:
     """The ports of controllers on one node, each on an open file of its own."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, node: ScsiNode, threads: int) -> None:
         self._path = path
+        self._node = node
         self._threads = threads
         self._ports: list[tuple[SgPort, int]] = []
 
@@ -152,12 +171,17 @@ class _NodePorts:
                 error.errno or errno.EIO, f"{self._path}: cannot be opened again for a controller: {error.strerror}"
             ) from error
         try:
+            self._check(descriptor)
             port = SgPort(descriptor, self._threads, label=str(self._path))
         except BaseException:
             os.close(descriptor)
             raise
         self._ports.append((port, descriptor))
         return port
+
+    def _check(self, descriptor: int) -> None:
+        if identify_node(str(self._path), os.fstat(descriptor)).entry != self._node.entry:
+            raise NodeError(errno.ENODEV, f"{self._path}: became another device after it was opened; try again")
 
     def close(self) -> None:
         """End the ports after the commands they have."""

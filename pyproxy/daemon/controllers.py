@@ -12,13 +12,14 @@ from pyproxy.config import Config, GuestSection, VhostUserSection, socket_path
 from pyproxy.daemon import failures
 from pyproxy.daemon.documents import VhostUserStatus
 from pyproxy.daemon.gates import Gates
-from pyproxy.daemon.host import Host
+from pyproxy.daemon.host import Host, OpenUnit
 from pyproxy.daemon.sockets import SocketError, listen, peers_of
 from pyproxy.frontend.vhost_user.data_plane import DataPlane
 from pyproxy.frontend.vhost_user.dialer import VhostUserDialer
 from pyproxy.frontend.vhost_user.server import VhostUserServer
 from pyproxy.frontend.virtio_scsi.controller import ScsiController
 from pyproxy.frontend.virtio_scsi.lun import Address
+from pyproxy.scsi.sense import CAPACITY_DATA_CHANGED
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +29,12 @@ _MILLISECONDS: Final = 1000
 
 @dataclass(eq=False)
 class _Served:
-    """One guest's controller; ``attached`` are the LUNs on it."""
+    """One guest's controller; ``attached`` are the LUNs on it, with what stands there."""
 
     controller: ScsiController
     server: VhostUserServer | VhostUserDialer
     path: str
-    attached: set[int] = field(default_factory=set)
+    attached: dict[int, OpenUnit] = field(default_factory=dict)
 
 
 class Controllers:
@@ -65,6 +66,36 @@ class Controllers:
                     self._attach(guest, served)
                 else:
                     self._open(config, guest, guest.vhost_user)
+
+    def attach_open(self) -> None:
+        """Attach the units that have been opened meanwhile; the others are not tried."""
+        opened = {(found.unit.guest, found.unit.lun) for found in self._host.open_units()}
+        with self._lock:
+            if self._stopping:
+                return
+            for guest in self._host.config.guest:
+                served = self._served.get(guest.name)
+                if served is not None:
+                    self._attach(guest, served, frozenset(lun for name, lun in opened if name == guest.name))
+
+    def detach(self, found: OpenUnit) -> None:
+        """Take a unit from its guest's controller and tell the guest; when this returns no command runs there."""
+        guest, lun = found.unit.guest, found.unit.lun
+        with self._lock:
+            served = self._served.get(guest)
+            if served is None or self._stopping or served.attached.get(lun) is not found:
+                return
+        # Not under the lock: it waits for the commands that the device has.
+        served.controller.detach(_address(found))
+        with self._lock:
+            del served.attached[lun]
+
+    def capacity_changed(self, found: OpenUnit) -> None:
+        """Tell the guest that a unit has another capacity now."""
+        with self._lock:
+            served = self._served.get(found.unit.guest)
+        if served is not None:
+            served.controller.parameter_changed(_address(found), CAPACITY_DATA_CHANGED.asc, CAPACITY_DATA_CHANGED.ascq)
 
     def status(self, guest: GuestSection) -> VhostUserStatus | None:
         """Return how a guest's controller is doing; None where it has none."""
@@ -117,10 +148,10 @@ class Controllers:
         self._served[guest.name] = served
         log.info("%s: its disks are on %s", name, path)
 
-    def _attach(self, guest: GuestSection, served: _Served) -> None:
-        """Attach the guest's units that are not attached yet."""
+    def _attach(self, guest: GuestSection, served: _Served, only: frozenset[int] | None = None) -> None:
+        """Attach the guest's units that are not attached yet, or ``only`` those of these LUNs."""
         for section in guest.unit:
-            if section.lun in served.attached:
+            if section.lun in served.attached or (only is not None and section.lun not in only):
                 continue
             try:
                 found = self._host.open_unit(guest.name, section.lun)
@@ -132,12 +163,16 @@ class Controllers:
                 log.error("guest %s LUN %d is not on its controller: %s", guest.name, section.lun, told)  # noqa: TRY400
                 continue
             served.controller.attach(
-                Address(section.target, section.lun),
+                _address(found),
                 found.unit,
                 port,
                 timeout_ms=_MILLISECONDS * section.timeout,
             )
-            served.attached.add(section.lun)
+            served.attached[section.lun] = found
+
+
+def _address(found: OpenUnit) -> Address:
+    return Address(found.section.target, found.section.lun)
 
 
 def _stop(served: _Served, seconds: float) -> bool:

@@ -50,11 +50,15 @@ class VersionDocument(Struct, frozen=True, kw_only=True):
 
 
 class UnitStatus(Struct, frozen=True, kw_only=True):
-    """One logical unit of a guest. ``error`` says why it cannot be used; then only the first three are set."""
+    """One logical unit of a guest. ``error`` says why it cannot be used; then only the first four are set.
+
+    ``away_since`` is when its device was detached, None where it was not.
+    """
 
     lun: int
     device: str
     error: str | None = None
+    away_since: str | None = None
     identity: str | None = None
     registered: bool = False
     key: str = key_text(0)

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pyproxy.daemon.controllers import Controllers
 from pyproxy.daemon.gates import Gates
-from pyproxy.daemon.host import Host
+from pyproxy.daemon.host import Host, OpenUnit
 from pyproxy.daemon.pr_sockets import Activated, PrSockets
 from pyproxy.device.passed import PassedNode
 from pyproxy.frontend.pr_helper.service import OpenNode
@@ -24,6 +24,11 @@ class FrontEnds:
         """Open what the host's configuration has and is not open; what cannot be opened is logged."""
         self.pr_helper.open()
         self.vhost_user.open()
+
+    def let_go(self, found: OpenUnit) -> None:
+        """Let go of a unit whose device was detached, and tell its guest; waits for the commands it has."""
+        self.pr_helper.forget_units(found.unit.guest)
+        self.vhost_user.detach(found)
 
     def stop(self, seconds: float) -> bool:
         """Take nothing new, let what runs be answered within ``seconds``; False when something still runs."""

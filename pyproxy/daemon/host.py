@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
+
 from pyproxy.config import Config, GuestSection, UnitSection
 from pyproxy.daemon import failures
+from pyproxy.daemon.away import Away, AwayError, nodes_to
 from pyproxy.daemon.backing import Backing, Backings, OpenBacking
 from pyproxy.daemon.documents import StrayIntents
 from pyproxy.daemon.failures import NotFoundError, OperationError
@@ -20,6 +24,7 @@ from pyproxy.daemon.leftovers import stray_intents, takeovers
 from pyproxy.daemon.lock import StateLock
 from pyproxy.device.base import Device, TransportError, read_identity
 from pyproxy.device.node import identify_node
+from pyproxy.migration.record import rfc3339
 from pyproxy.reservation.poll import TryLock
 from pyproxy.reservation.registry import Claim, UnitRegistry
 from pyproxy.reservation.snapshot import SnapshotError
@@ -67,6 +72,7 @@ class Host:
         self._store_lock = threading.Lock()
         self._opening: dict[tuple[str, int], threading.RLock] = {}
         self._units: dict[tuple[str, int], OpenUnit] = {}
+        self._away: dict[tuple[str, int], Away] = {}
         self._state_lock: StateLock | None = None
         self._store: Store | None = None
         self._closed = False
@@ -155,17 +161,55 @@ class Host:
             return found
         with opening:
             with self._lock:
-                found = self._units.get(key)
+                found, away = self._units.get(key), self._away.get(key)
             if found is None:
-                found = self._open(self._guest(guest), section)
+                owner = self._guest(guest)
+                found = self._open(owner, section) if away is None else self._open_again(owner, section, away)
                 with self._lock:
                     self._units[key] = found
+                    self._away.pop(key, None)
         return found
 
     def open_units(self) -> list[OpenUnit]:
         """Return the units that are open now."""
         with self._lock:
             return list(self._units.values())
+
+    def away(self, guest: str, lun: int) -> Away | None:
+        """Return what is known of a unit whose device was detached; None for one that is not away."""
+        with self._lock:
+            return self._away.get((guest, lun))
+
+    def begin_absence(self, found: OpenUnit, others: frozenset[str]) -> bool:
+        """Note that the device of an open unit was detached: nobody finds the unit from now on.
+
+        ``others`` are the addresses of other paths to it. Returns False where it was noted before.
+        """
+        key = (found.unit.guest, found.unit.lun)
+        assert found.backing.kind is not None
+        away = Away(found.identity, found.unit.device.name, time.time(), found.backing.kind, others)
+        with self._lock:
+            if self._units.get(key) is not found:
+                return False
+            del self._units[key]
+            self._away[key] = away
+        return True
+
+    def end_absence(self, found: OpenUnit) -> None:
+        """Release what a unit that is away stood on, once its front ends have let go of it: it can come back.
+
+        Waits for the commands under way.
+        """
+        with found.unit.snooper.unit_lock:
+            pass
+        try:
+            found.backing.close()
+        except OSError:
+            log.exception("guest %s LUN %d: its device could not be closed", found.unit.guest, found.unit.lun)
+        found.claim.release()
+        away = self.away(found.unit.guest, found.unit.lun)
+        if away is not None:
+            away.leaving = False
 
     def load_again(self, found: OpenUnit) -> None:
         """Make an open unit forget what it tracks and load it from the store, after a takeover wrote it there."""
@@ -188,8 +232,15 @@ class Host:
     def find_node(self, path: str) -> tuple[str, int] | None:
         """Return guest and LUN of the unit that is configured on the node ``path``, by whatever name, or None."""
         wanted, node = os.path.realpath(path), _scsi_device(path)
+        with self._lock:
+            opened, away = dict(self._units), set(self._away)
         for guest, unit in self.config.units():
-            if unit.device is None:
+            key = (guest.name, unit.lun)
+            if unit.device is None or key in away:
+                continue  # what has the node of a unit that is away is another one
+            if key in opened and opened[key].backing.address is not None and node is not None:
+                if opened[key].backing.address == node.name:
+                    return key
                 continue
             if os.path.realpath(unit.device) == wanted or (node is not None and _scsi_device(unit.device) == node):
                 return guest.name, unit.lun
@@ -230,12 +281,34 @@ class Host:
             raise NotFoundError(f"there is no guest {name} ({self.config.source}); the guests: {known}")
         return guest
 
-    def _open(self, guest: GuestSection, section: UnitSection) -> OpenUnit:
+    def _open_again(self, guest: GuestSection, section: UnitSection, away: Away) -> OpenUnit:
+        """Open a unit that was away by whatever node leads to it now."""
+        who = f"guest {guest.name} LUN {section.lun}: {away.name} ({away.identity.name})"
+        if away.leaving:
+            raise AwayError(f"{who} was detached, the commands it had are waited for")
+        problem: str | None = None
+        for node in nodes_to(away):
+            try:
+                return self._open(guest, section, away, node)
+            except Exception as error:
+                told = failures.sentence(error)
+                if told is None:
+                    raise
+                problem = told
+        what = problem or "attach it again, the node may be another one then"
+        raise AwayError(f"{who} was detached {rfc3339(away.since)}; {what}", problem)
+
+    def _open(
+        self, guest: GuestSection, section: UnitSection, away: Away | None = None, node: Path | None = None
+    ) -> OpenUnit:
+        """Open a unit as it is configured, or one that was away by another node; raises where it is another one."""
         _ = self.store
-        backing = self._open_backing(self.config, guest, section)
+        backing = self._open_backing(self.config, guest, section if node is None else replace(section, device=node))
         try:
             eaten: list[Sense] = []
             identity = read_identity(backing.device, eaten.append)
+            if away is not None:
+                _check_same(away, identity, backing.device)
             name = _store_name(guest, section, backing.device, identity)
             claim = self._claim(guest, section, identity, backing)
             try:
@@ -278,6 +351,11 @@ class Host:
             if other.identity.matches(identity) and _UNNAMED in (name, other.claim.nexus):
                 return self._registry.claim(other.claim.unit, other.claim.nexus, guest.name, section.lun)
         return self._registry.claim(identity.name, name, guest.name, section.lun)
+
+
+def _check_same(away: Away, identity: LogicalUnitIdentity, device: Device) -> None:
+    if not away.is_same(identity):
+        raise AwayError(f"{device.name} is {identity.name}, not {away.identity.name}; it is left alone")
 
 
 def _nexus_name(backing: Backing) -> str:

@@ -1,38 +1,35 @@
-"""Polls every open unit in the background, each in a thread of its own so that a stuck device delays no other."""
+"""Polls every open unit in the background: its reservations, then its capacity."""
 
 from __future__ import annotations
 
 import errno
 import logging
 import threading
-import time
+from collections.abc import Callable
 from typing import Final
 
-from pyproxy.daemon import failures
 from pyproxy.daemon.host import Host, OpenUnit
+from pyproxy.daemon.tasks import STOP_SECONDS, Key, UnitTasks
 from pyproxy.device.base import TransportError
 from pyproxy.reservation.poll import Polled, UnitPoll
 from pyproxy.scsi.command import Command, Result
 
 log = logging.getLogger(__name__)
 
-Key = tuple[str, int]
-"""Guest and LUN."""
-
-STOP_SECONDS: Final = 1.0
-"""How long to wait for polls under way when the daemon stops."""
-
 
 class Poller:
-    """Reads the units of ``host`` every ``seconds`` (0: never). ``start``, then ``stop`` before the host is closed."""
+    """Reads the units of ``host`` every ``seconds`` (0: never). ``start``, then ``stop`` before the host is closed.
 
-    def __init__(self, host: Host, seconds: float) -> None:
+    ``also`` looks at each unit after its reservations were read.
+    """
+
+    def __init__(self, host: Host, seconds: float, also: Callable[[OpenUnit], None] = lambda _: None) -> None:
         self._host = host
         self._seconds = seconds
+        self._also = also
         self._changed = threading.Condition()
-        self._stopping = threading.Event()
+        self._tasks: Final = UnitTasks("poll")
         self._polls: dict[Key, UnitPoll] = {}
-        self._running: dict[Key, threading.Thread] = {}
         self._thread = threading.Thread(target=self._run, name="poller", daemon=True)
 
     @property
@@ -52,15 +49,12 @@ class Poller:
 
     def stop(self, seconds: float = STOP_SECONDS) -> frozenset[Key]:
         """Begin no poll any more, wait at most ``seconds``; returns the units whose device still holds one up."""
-        self._stopping.set()
+        self._tasks.stop()
         with self._changed:
             self._changed.notify_all()
-            threads = list(self._running.values())
-        deadline = time.monotonic() + seconds
-        for thread in (*((self._thread,) if self._thread.ident is not None else ()), *threads):
-            thread.join(max(0.0, deadline - time.monotonic()))
-        with self._changed:
-            return frozenset(key for key, thread in self._running.items() if thread.is_alive())
+        if self._thread.ident is not None:
+            self._thread.join(seconds)
+        return self._tasks.join(seconds)
 
     def _run(self) -> None:
         while self._wait():
@@ -72,7 +66,7 @@ class Poller:
     def _wait(self) -> bool:
         """Wait for the next time; False when stopping. A changed interval counts from now."""
         with self._changed:
-            while not self._stopping.is_set():
+            while not self._tasks.stopping:
                 seconds = self._seconds
                 notified = self._changed.wait(seconds if seconds > 0 else None)
                 if not notified and seconds == self._seconds:
@@ -81,40 +75,19 @@ class Poller:
 
     def _begin(self, found: OpenUnit) -> None:
         key = (found.unit.guest, found.unit.lun)
-        with self._changed:
-            if self._stopping.is_set() or key in self._running:
-                return
-            poll = self._polls.setdefault(key, UnitPoll())
-            name = f"poll {found.unit.guest}/{found.unit.lun}"
-            thread = threading.Thread(target=self._poll, args=(key, poll, found), name=name, daemon=True)
-            self._running[key] = thread
-        try:
-            thread.start()
-        except RuntimeError:
-            log.exception("guest %s LUN %d: no thread to poll it can be started", *key)
-            with self._changed:
-                del self._running[key]
+        poll = self._polls.setdefault(key, UnitPoll())
+        self._tasks.begin(key, lambda: self._poll(key, poll, found))
 
     def _poll(self, key: Key, poll: UnitPoll, found: OpenUnit) -> None:
         device = found.unit.device
 
         def execute(command: Command) -> Result:
-            if self._stopping.is_set():
+            if self._tasks.stopping:
                 raise TransportError(errno.ECANCELED, "pyproxy is stopping")
             return device.execute(command)
 
-        try:
-            ended = poll.run(found.unit.snooper, found.lock, execute)
-        except Exception as error:
-            told = failures.sentence(error)
-            if told is None:
-                log.exception("guest %s LUN %d: its poll failed inside pyproxy", *key)
-            else:
-                log.error("guest %s LUN %d: its poll failed: %s", *key, told)  # noqa: TRY400
-        else:
-            log.log(
-                logging.INFO if ended is Polled.RESYNCED else logging.DEBUG, "guest %s LUN %d: polled, %s", *key, ended
-            )
-        finally:
-            with self._changed:
-                del self._running[key]
+        ended = poll.run(found.unit.snooper, found.lock, execute)
+        level = logging.INFO if ended is Polled.RESYNCED else logging.DEBUG
+        log.log(level, "guest %s LUN %d: polled, %s", *key, ended)
+        if not self._tasks.stopping:
+            self._also(found)

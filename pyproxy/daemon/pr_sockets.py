@@ -61,6 +61,13 @@ class PrSockets:
             for server in self._servers.values():
                 server.forget_units()
 
+    def forget_units(self, guest: str) -> None:
+        """Resolve the units of a guest anew with its next requests."""
+        with self._lock:
+            server = self._servers.get(guest)
+        if server is not None:
+            server.forget_units()
+
     def status(self, guest: GuestSection) -> PrHelperStatus | None:
         """Return how a guest's socket is doing; None where it has none."""
         if guest.pr_helper is None:
@@ -129,7 +136,14 @@ class PrSockets:
         opened = {found.unit.lun: found for found in self._host.open_units() if found.unit.guest == name}
         for section in guest.unit:
             found = opened.get(section.lun)
-            if section.device is None or _address(found, section.device) != address:
+            if section.device is None:
+                continue
+            away = self._host.away(name, section.lun) if found is None else None
+            if away is not None:
+                if not away.is_same(identity):
+                    continue
+                found = self._host.open_unit(name, section.lun)
+            if _address(found, section.device) != address:
                 continue
             if found is None:
                 found = self._host.open_unit(name, section.lun)

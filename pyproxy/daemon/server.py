@@ -17,6 +17,7 @@ from aiohttp import web
 from pyproxy.config import Config, ConfigError
 from pyproxy.daemon import logs, reload
 from pyproxy.daemon.backing import OpenBacking
+from pyproxy.daemon.capacities import Capacities
 from pyproxy.daemon.control import ControlApi
 from pyproxy.daemon.front_ends import FrontEnds
 from pyproxy.daemon.host import Host
@@ -24,6 +25,7 @@ from pyproxy.daemon.lock import DirectoryError, ensure_private
 from pyproxy.daemon.migrations import Migrations
 from pyproxy.daemon.notify import ServiceManager
 from pyproxy.daemon.poller import Poller
+from pyproxy.daemon.watcher import Watcher
 from pyproxy.device.passed import PassedNode
 from pyproxy.frontend.listener import activated
 from pyproxy.frontend.pr_helper.service import OpenNode
@@ -54,8 +56,10 @@ def serve(
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     ensure_private(config.daemon.runtime_dir, "runtime directory")
     host = Host(config, open_backing=open_backing)
-    poller = Poller(host, config.daemon.poll_seconds)
     front_ends = FrontEnds(host, activated(), open_node=open_node)
+    capacities = Capacities(front_ends.vhost_user.capacity_changed)
+    poller = Poller(host, config.daemon.poll_seconds, capacities.look)
+    watcher = Watcher(host, front_ends, capacities)
     host.not_served = front_ends.gates.why
     migrations = Migrations(host, front_ends.gates)
     try:
@@ -65,6 +69,7 @@ def serve(
         listener = _listen(config.daemon.control_socket)
         poller.start()
         front_ends.open()
+        watcher.start()
         try:
             asyncio.run(_Daemon(host, poller, front_ends, migrations, load).serve(listener, ready))
         finally:
@@ -73,7 +78,7 @@ def serve(
     finally:
         migrations.close()
         front_ends.stop(_ANSWER_GRACE_SECONDS)
-        stuck = poller.stop()
+        stuck = poller.stop() | watcher.stop()
         for guest, lun in stuck:
             log.error("guest %s LUN %d: its device did not answer a read in time and is left as it is", guest, lun)
         host.close(leave=stuck)

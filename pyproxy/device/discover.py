@@ -16,28 +16,31 @@ from pyproxy.device.base import (
     execute_past_attentions,
     read_identity,
 )
-from pyproxy.device.node import SYSFS
+from pyproxy.device.capacity import read_capacity
+from pyproxy.device.node import SYSFS, NodeKind
 from pyproxy.device.sg import SgDevice
-from pyproxy.scsi.capacity import ReadCapacity10, ReadCapacity16
 from pyproxy.scsi.command import Command
 from pyproxy.scsi.constants import PERSISTENT_RESERVE_IN, PrInAction
 from pyproxy.scsi.errors import DecodeError
 from pyproxy.scsi.pr_in import ReportCapabilities
-from pyproxy.scsi.sense import INVALID_COMMAND_OPERATION_CODE, INVALID_FIELD_IN_CDB, Sense
+from pyproxy.scsi.sense import INVALID_COMMAND_OPERATION_CODE, INVALID_FIELD_IN_CDB
 
 DEV: Final = Path("/dev")
 TIMEOUT_MS: Final = 10_000
 """A device that does not answer an inquiry in this time is listed as failed; it must not hold up the others."""
+
+_NODES: Final = {
+    NodeKind.GENERIC: ("scsi_generic", ""),
+    NodeKind.BLOCK: ("block", ""),
+    NodeKind.BSG: ("bsg", "bsg"),
+}
+"""Where a device's nodes are: the directory in sysfs that has their names, and that in /dev."""
 
 _WITH_CAPACITY = frozenset({0x00, 0x05, 0x07, 0x0E, 0x14})
 """Peripheral device types that know READ CAPACITY: disks, CD, optical, simplified, host-managed zoned."""
 
 UNKNOWN_TYPE: Final = 0x1F
 """Peripheral device type of a device whose own is not known (SPC-4 6.4.2)."""
-
-_SERVICE_ACTION_IN_16 = 0x9E
-_READ_CAPACITY_16 = 0x10
-_READ_CAPACITY_10 = 0x25
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ def _list_device(device: Path, address: str, dev: Path, open_device: Callable[[s
         vendor=_attribute(device, "vendor"),
         product=_attribute(device, "model"),
         revision=_attribute(device, "rev"),
-        nodes=_nodes(device, dev),
+        nodes=tuple(map(str, nodes_of(device, dev))),
     )
     state = _attribute(device, "state")
     if state not in ("", "running"):
@@ -121,29 +124,12 @@ def _with_identity(device: Device, listed: ListedDevice) -> ListedDevice:
 def _with_capacity(device: Device, listed: ListedDevice) -> ListedDevice:
     if listed.type not in _WITH_CAPACITY:
         return listed
-    size, block_size = _read_capacity(device)
-    return replace(listed, size=size, block_size=block_size)
+    capacity = read_capacity(device, timeout_ms=TIMEOUT_MS)
+    return replace(listed, size=capacity.size, block_size=capacity.block_size)
 
 
 def _with_capabilities(device: Device, listed: ListedDevice) -> ListedDevice:
     return replace(listed, capabilities=_read_capabilities(device))
-
-
-def _read_capacity(device: Device) -> tuple[int, int]:
-    long_cdb = bytes([_SERVICE_ACTION_IN_16, _READ_CAPACITY_16, *bytes(8), 0, 0, 0, 32, 0, 0])
-    result = execute_past_attentions(device, Command(long_cdb, data_in=32, timeout_ms=TIMEOUT_MS))
-    if result.good:
-        long = ReadCapacity16.decode(result.data)
-        return long.size, long.block_size
-    if not _is_unknown_command(result.decoded_sense):
-        raise UnexpectedReplyError(f"{device.name}: READ CAPACITY (16) ended with {describe_failure(result)}")
-    result = execute_past_attentions(
-        device, Command(bytes([_READ_CAPACITY_10, *bytes(9)]), data_in=8, timeout_ms=TIMEOUT_MS)
-    )
-    if not result.good:
-        raise UnexpectedReplyError(f"{device.name}: READ CAPACITY (10) ended with {describe_failure(result)}")
-    short = ReadCapacity10.decode(result.data)
-    return (short.last_lba + 1) * short.block_size, short.block_size
 
 
 def _read_capabilities(device: Device) -> ReportCapabilities | None:
@@ -160,20 +146,21 @@ def _read_capabilities(device: Device) -> ReportCapabilities | None:
     raise UnexpectedReplyError(f"{device.name}: PERSISTENT RESERVE IN ended with {describe_failure(result)}")
 
 
-def _is_unknown_command(sense: Sense | None) -> bool:
-    return sense is not None and sense.code in (INVALID_COMMAND_OPERATION_CODE.code, INVALID_FIELD_IN_CDB.code)
+def nodes_of(device: Path, dev: Path, *kinds: NodeKind) -> list[Path]:
+    """Find the nodes of a SCSI device, given by its directory in sysfs; without side effects, the generic one first.
 
-
-def _nodes(device: Path, dev: Path) -> tuple[str, ...]:
-    """Find the nodes of a SCSI device; the generic one, which has no side effects, first."""
-    found = []
-    for directory, prefix in (("scsi_generic", dev), ("block", dev), ("bsg", dev / "bsg")):
+    With ``kinds`` only those of these kinds.
+    """
+    found: list[Path] = []
+    for kind, (directory, prefix) in _NODES.items():
+        if kinds and kind not in kinds:
+            continue
         try:
             names = sorted(entry.name for entry in (device / directory).iterdir())
         except OSError:
             continue
-        found += [str(prefix / name) for name in names]
-    return tuple(found)
+        found += [dev / prefix / name for name in names]
+    return found
 
 
 def _attribute(device: Path, name: str) -> str:

@@ -13,6 +13,8 @@ from typing import Final
 from pyproxy.device.base import TransportError
 
 SYSFS: Final = Path("/sys")
+_LASTING_ATTRIBUTE: Final = "type"
+"""Every SCSI device has it in sysfs, and reading it costs the kernel next to nothing."""
 _LISTING = "'pyproxy devices' lists what this machine has"
 
 
@@ -56,6 +58,17 @@ class ScsiNode:
     def address(self) -> str:
         """Host, channel, target and LUN as the kernel counts them: ``H:C:T:L``."""
         return self.device.name
+
+    def watch(self, name: str) -> int:
+        """Open a file that can be read as long as this very device is attached; the caller closes it.
+
+        Another device that gets the same number later does not bring it back to life. ``name`` is
+        what errors call it. Raises NodeError.
+        """
+        try:
+            return os.open(self.device / _LASTING_ATTRIBUTE, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise NodeError(errno.ENODEV, f"{name}: the device is gone; attach it again") from error
 
     @property
     def present(self) -> bool:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 from _fastpath.sgio_passed import PassedEngine
 from pyproxy.device.node import SYSFS, NodeError, NodeKind, ScsiNode, identify_node
 from pyproxy.device.sg import SgDevice
-
-_LASTING_ATTRIBUTE: Final = "type"
-"""Every SCSI device has it in sysfs, and reading it costs the kernel next to nothing."""
 
 
 class PassedNode:
@@ -56,15 +53,8 @@ class PassedNode:
         return self.node.address
 
     def watch(self) -> int:
-        """Open a file that can be read as long as this very device is attached; the caller closes it.
-
-        Another device that gets the same number later does not bring it back to life. Raises NodeError.
-        """
-        path = self.node.device / _LASTING_ATTRIBUTE
-        try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise NodeError(errno.ENODEV, f"{self.device.name}: the device is gone; attach it again") from error
+        """Open a file for a Presence; the caller closes it. Raises NodeError."""
+        return self.node.watch(self.device.name)
 
 
 def _path_of(descriptor: int) -> str:

@@ -143,7 +143,7 @@ class Connection:
             lambda: self._path.admit(
                 device.number,
                 device.is_block,
-                device.watch.descriptor,
+                device.presence.descriptor,
                 snooper.attentions.waiting,
                 snooper.migrate_pr,
                 _Owner(device, unit),

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 from pyproxy.connected import Peer
 from pyproxy.device.base import Device, TransportError, UnexpectedReplyError, read_identity
+from pyproxy.device.presence import Presence
 from pyproxy.frontend.complaints import Complaints
 from pyproxy.frontend.pr_helper.answers import reply_to_errno, reply_to_result, reply_with
 from pyproxy.frontend.pr_helper.message import Reply, Request
@@ -75,31 +76,13 @@ Resolve = Callable[[str, LogicalUnitIdentity, str], GuestUnit | None]
 not pass straight, from any thread. May raise where the unit cannot be used now."""
 
 
-class Watch:
-    """Holds the file by which a device is known to be still the same; closed with the last reference."""
-
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-
-    def __del__(self) -> None:
-        os.close(self.descriptor)
-
-    @property
-    def alive(self) -> bool:
-        """Whether the device is still attached."""
-        try:
-            return bool(os.pread(self.descriptor, 1, 0))
-        except OSError:
-            return False
-
-
 @dataclass(frozen=True, slots=True)
 class KnownDevice:
     """A device whose logical unit is known."""
 
     number: int
     is_block: bool
-    watch: Watch
+    presence: Presence
     identity: LogicalUnitIdentity
 
 
@@ -236,13 +219,13 @@ class Service:
         key = (node.is_block, node.number)
         with self._lock:
             known = self._devices.get(key)
-        if known is not None and not again and known.watch.alive:
+        if known is not None and not again and known.presence.attached:
             return known, ()
         eaten: list[Sense] = []
         recorder = _Recorder(node.device)
         try:
             # In this order: an identity that is remembered was read while the watched device was attached.
-            watch = Watch(node.watch())
+            presence = Presence(node.watch())
             identity = read_identity(recorder, eaten.append, timeout_ms=self.timeout_ms)
         except TransportError as error:
             self._complain(peer, "identity", str(error.strerror))
@@ -254,12 +237,12 @@ class Service:
             raise _NotServed(
                 reply_with(LOGICAL_UNIT_NOT_SUPPORTED) if last is None or silent else reply_to_result(last)
             ) from error
-        if known is not None and known.identity == identity and known.watch.alive:
+        if known is not None and known.identity == identity and known.presence.attached:
             return known, tuple(eaten)
         if known is not None:
             log.info("guest %s: %s is %s now", self.guest, node.device.name, identity.name)
             self.forget()
-        found = KnownDevice(node.number, node.is_block, watch, identity)
+        found = KnownDevice(node.number, node.is_block, presence, identity)
         with self._lock:
             if len(self._devices) >= REMEMBERED_DEVICES:
                 self._devices.clear()

@@ -114,7 +114,7 @@ def test_a_fence_nobody_announced_is_noticed(rig: Rig) -> None:
     told = rig.host.unit("web", 0).execute(Command(bytes(6)))
     assert (told.status, told.sense[12:14]) == (2, b"\x2a\x05")
     rig.poller.seconds = 0
-    until(lambda: not rig.poller._running)
+    until(lambda: not rig.poller._tasks.running)
     count = rig.gates[0].reads
     time.sleep(0.1)
     assert rig.gates[0].reads == count
@@ -134,7 +134,7 @@ def test_a_stuck_unit_holds_up_neither_another_nor_the_stop(rig: Rig) -> None:
     rig.host.close(leave=stuck)
     reads = rig.gates[0].reads
     rig.gates[0].open.set()
-    until(lambda: not rig.poller._running)
+    until(lambda: not rig.poller._tasks.running)
     assert rig.gates[0].reads == reads  # what was under way ended, nothing more was sent
 
 

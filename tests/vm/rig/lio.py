@@ -104,6 +104,23 @@ class LoopNexus(LioNexus):
     def plug(self) -> None:
         """Undo ``unplug``: the logical unit comes back, with nodes of possibly other names."""
         (self.portal_group / "lun" / "lun_0" / "disk").symlink_to(self.backstore)
+        self._found_again()
+
+    def detach(self) -> None:
+        """Have the kernel let go of the device; what is registered stays at the target. Its nodes vanish."""
+        self.direct.close()
+        _write(SCSI_DEVICES / self.nodes.address / "delete", "1")
+        wait_for(lambda: not (SCSI_DEVICES / self.nodes.address).exists(), f"{self.nodes.address} to vanish")
+        settle()
+
+    def attach(self) -> None:
+        """Undo ``detach``: the kernel finds the device again, with nodes of possibly other names."""
+        host, channel, target, _ = self.nodes.address.split(":")
+        # Not with the LUN: tcm_loop gives the kernel no limit that would let one through.
+        _write(Path("/sys/class/scsi_host", f"host{host}", "scan"), f"{channel} {target} -")
+        self._found_again()
+
+    def _found_again(self) -> None:
         self.nodes = nodes_of(self.nodes.address)
         settle()
         self.direct = SgNode(self.nodes.sg)

@@ -1,0 +1,214 @@
+"""Disks that are detached, attached again under other names, and grow, below a guest of the daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pyproxy.driver.front_end import FrontEnd
+from pyproxy.driver.scsi import Answer, ScsiDriver
+from pyproxy.frontend.virtio_scsi.event import CHANGE, Event, EventKind, ResetReason
+from pyproxy.frontend.virtio_scsi.lun import Address, encode_event_lun
+from pyproxy.frontend.virtio_scsi.response import Response
+from pyproxy.scsi.capacity import ReadCapacity16
+from tests.unit.pr_helper.exchange import Client, parameters, prin, prout
+from tests.vm.rig import scsi_debug as scsi_debug_module
+from tests.vm.rig.lio import LioNexus
+from tests.vm.rig.nodes import Nodes, wait_for
+from tests.vm.rig.operated import OperatedHost
+from tests.vm.rig.takeover import CONFLICT
+
+K = 0x1122334455667788
+READ = bytes.fromhex("28 00 00 00 00 00 00 00 08 00")
+WRITE = bytes.fromhex("2a 00 00 00 00 00 00 00 08 00")
+READ_CAPACITY = bytes.fromhex("9e 10 00000000 00000000 00000020 0000")
+PLACE = encode_event_lun(Address(0, 0))
+REMOVED = Event(EventKind.TRANSPORT_RESET, PLACE, ResetReason.REMOVED)
+RESCAN = Event(EventKind.TRANSPORT_RESET, PLACE, ResetReason.RESCAN)
+CAPACITY_CHANGED = Event(EventKind.PARAM_CHANGE, PLACE, 0x2A | 0x09 << 8)
+
+
+class PluggedHost(OperatedHost):
+    """A host whose guest is driven by our own front end, and has a helper socket too."""
+
+    def __init__(self, directory: Path, nexus: LioNexus | Nodes) -> None:
+        self.path, self.helper = directory / "disk.sock", directory / "helper.sock"
+        keys = f'vhost_user = {{ socket = "{self.path}" }}\npr_helper = {{ socket = "{self.helper}" }}'
+        super().__init__(directory, "a", nexus, guest_keys=keys)
+
+    def start(self) -> ScsiDriver:
+        self.serve()
+        wait_for(lambda: self.serving, "the daemon")
+        driver = ScsiDriver(FrontEnd.connect(self.path), event_buffers=32)
+        driver.start(extra=CHANGE)
+        return driver
+
+    def unit(self) -> dict[str, object]:
+        return self.status(self.here)
+
+
+@contextlib.contextmanager
+def serving(directory: Path, nexus: LioNexus | Nodes) -> Iterator[tuple[PluggedHost, ScsiDriver]]:
+    with contextlib.ExitStack() as stack:
+        host = PluggedHost(directory, nexus)
+        stack.callback(host.stop, signal.SIGKILL)
+        driver = host.start()
+        stack.callback(driver.close)
+        try:
+            yield host, driver
+            driver.stop()
+            assert host.stop() == 0
+        finally:
+            print(host.log.read_text())
+
+
+def past_attentions(driver: ScsiDriver, cdb: bytes, data_out: bytes = b"", data_in: int = 0) -> Answer:
+    while True:
+        answer = driver.execute(cdb, data_out, data_in)
+        if answer.status != 2 or answer.sense[2] & 0xF != 6:
+            return answer
+
+
+def fencer_writes(nexus: LioNexus, data: bytes) -> int:
+    """The status of a write by another host, which has a unit attention or two to hear of before."""
+    for _ in range(4):
+        status = nexus.direct.execute(WRITE, data_out=data).status
+        if status != 2:
+            break
+    return status
+
+
+def claims(driver: ScsiDriver) -> None:
+    """Write Exclusive - Registrants Only, so that other nexuses can still read."""
+    assert past_attentions(driver, prout(6, 24), parameters(0, K)).status == 0
+    assert past_attentions(driver, prout(1, 24, 5), parameters(K)).status == 0
+
+
+def test_a_disk_comes_back_under_another_name(lio, scsi_debug, tmp_path):
+    """What has its old name by then is left alone; registration and reservation are still the guest's."""
+    unit = lio.fresh(2)
+    nexus, other = unit.nexuses
+    before = nexus.sg
+    with serving(tmp_path, nexus) as (host, driver):
+        claims(driver)
+        data = os.urandom(4096)
+        assert past_attentions(driver, WRITE, data).status == 0
+        nexus.detach()
+        assert driver.events(1) == [REMOVED]
+        assert driver.execute(READ, data_in=4096).response == Response.BAD_TARGET
+        wait_for(lambda: host.unit()["away_since"] is not None, "the unit to be away")
+        assert "was detached" in host.unit()["error"]
+        wait_for(lambda: not before.exists(), f"{before} to be free")
+        (foreign,) = scsi_debug(dev_size_mb=8)
+        assert foreign.sg == before
+        time.sleep(1)
+        assert host.unit()["away_since"] is not None
+        assert driver.execute(READ, data_in=4096).response == Response.BAD_TARGET
+        nexus.attach()
+        assert nexus.sg != before
+        assert driver.events(1) == [RESCAN]
+        assert past_attentions(driver, READ, data_in=4096).data == data
+        status = host.unit()
+        assert (status["device"], status["away_since"], status["error"]) == (str(nexus.sg), None, None)
+        assert (status["key"], status["reservation_type"]) == (f"0x{K:016x}", 5)
+        assert past_attentions(driver, WRITE, data).status == 0
+        assert fencer_writes(other, data) == CONFLICT
+        # By the node that it has now, and by no other.
+        for node, served in ((nexus.sd, True), (foreign.sd, False)):
+            descriptor = os.open(node, os.O_RDWR | os.O_NONBLOCK)
+            with Client(host.helper) as client:
+                answer = client.ask(prin(0, 64), descriptor)
+            os.close(descriptor)
+            assert (answer.status == 0) is served
+        status, keys, _ = host.here("pr", "keys", str(nexus.sg))
+        assert status == 0
+        assert f"{K:016x}" in keys
+    assert "failed inside pyproxy" not in host.log.read_text()
+
+
+def test_a_disk_is_detached_under_load_many_times(lio, tmp_path):
+    """Every command is answered, none is lost, and each time the guest is told both."""
+    unit = lio.fresh(1)
+    (nexus,) = unit.nexuses
+    with serving(tmp_path, nexus) as (host, driver):
+        claims(driver)
+        answers: list[Answer] = []
+        stopping = threading.Event()
+
+        def load() -> None:
+            while not stopping.is_set():
+                tickets = [driver.submit(READ, data_in=4096) for _ in range(16)]
+                answers.extend(driver.wait(ticket) for ticket in tickets)
+
+        thread = threading.Thread(target=load)
+        thread.start()
+        try:
+            for _ in range(5):
+                good = sum(answer.status == 0 and answer.response == 0 for answer in answers)
+                wait_for(
+                    lambda good=good: sum(a.status == 0 and a.response == 0 for a in answers) > good + 64, "answers"
+                )
+                nexus.detach()
+                wait_for(lambda: host.unit()["away_since"] is not None, "the unit to be away")
+                nexus.attach()
+                wait_for(lambda: host.unit()["error"] is None, "the unit to be back")
+        finally:
+            stopping.set()
+            thread.join(120)
+        assert not thread.is_alive()
+        assert driver.events(10) == [REMOVED, RESCAN] * 5
+        assert host.unit()["key"] == f"0x{K:016x}"
+        assert {answer.response for answer in answers} <= {
+            Response.OK,
+            Response.BAD_TARGET,
+            Response.TRANSPORT_FAILURE,
+            Response.FAILURE,
+            Response.NEXUS_FAILURE,
+            Response.RESET,
+            Response.BUSY,
+        }
+    assert "failed inside pyproxy" not in host.log.read_text()
+
+
+def test_a_disk_that_was_missing_when_the_daemon_started(lio, tmp_path):
+    unit = lio.fresh(1)
+    (nexus,) = unit.nexuses
+    nexus.detach()
+    with serving(tmp_path, nexus) as (host, driver):
+        assert driver.execute(READ, data_in=4096).response == Response.BAD_TARGET
+        nexus.attach()
+        assert driver.events(1) == [RESCAN]
+        assert past_attentions(driver, READ, data_in=4096).status == 0
+        assert host.unit()["error"] is None
+
+
+@pytest.mark.parametrize("seen_first", [False, True])
+def test_a_disk_that_grows(scsi_debug, tmp_path, seen_first):
+    """The guest gets the event and one unit attention, whether its own command or another's is first to meet it."""
+    (nodes,) = scsi_debug(dev_size_mb=64)
+
+    with serving(tmp_path, nodes) as (_, driver):
+        capacity = ReadCapacity16.decode(past_attentions(driver, READ_CAPACITY, data_in=32).data).size
+        assert capacity == 64 << 20
+        time.sleep(1)
+        scsi_debug_module.set_parameter("virtual_gb", 2)
+        if seen_first:
+            answer = driver.execute(bytes(6))
+            assert (answer.status, answer.sense[2] & 0xF, answer.sense[12:14]) == (2, 6, b"\x2a\x09")
+        else:
+            subprocess.run(["sg_readcap", "--16", nodes.sg], check=False)
+        assert driver.events(1) == [CAPACITY_CHANGED]
+        if not seen_first:
+            answer = driver.execute(bytes(6))
+            assert (answer.status, answer.sense[2] & 0xF, answer.sense[12:14]) == (2, 6, b"\x2a\x09")
+        assert driver.execute(bytes(6)).status == 0
+        capacity = ReadCapacity16.decode(driver.execute(READ_CAPACITY, data_in=32).data).size
+        assert capacity == 2 << 30
