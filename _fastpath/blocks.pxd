@@ -34,6 +34,7 @@ cdef struct medium_state:
 # Offsets and lengths are in bytes. All return 0 or a negative errno: -ERANGE outside the medium, -EINVAL when the
 # buffers hold too little, -ECANCELED when the gate was aborted since token, -ENODEV after medium_close.
 cdef int medium_open(medium_state *medium, uint64_t size, uint32_t block_shift, int fd) noexcept nogil
+cdef int medium_grow(medium_state *medium, uint64_t size) noexcept nogil
 cdef void medium_close(medium_state *medium) noexcept nogil
 cdef void medium_free(medium_state *medium) noexcept nogil
 cdef int medium_check(const medium_state *medium, uint64_t offset, uint64_t length) noexcept nogil

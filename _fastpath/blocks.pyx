@@ -14,9 +14,10 @@ cdef extern from "<errno.h>" nogil:
 cdef extern from "<sys/mman.h>" nogil:
     void *mmap(void *addr, size_t length, int prot, int flags, int fd, int64_t offset)
     int munmap(void *addr, size_t length)
+    void *mremap(void *addr, size_t old_size, size_t new_size, int flags)
     int madvise(void *addr, size_t length, int advice)
     void *MAP_FAILED
-    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MADV_DONTNEED
+    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MADV_DONTNEED, MREMAP_MAYMOVE
 
 cdef extern from "<unistd.h>" nogil:
     int64_t lseek(int fd, int64_t offset, int whence)
@@ -623,6 +624,35 @@ cdef int medium_open(medium_state *medium, uint64_t size, uint32_t block_shift, 
         return map_file(medium)
     medium.base = <uint8_t *> reserve_memory(size)
     return 0 if medium.base != NULL else -ENOMEM
+
+
+cdef int medium_grow(medium_state *medium, uint64_t size) noexcept nogil:
+    # The memory may move: whoever uses it holds a stripe, but for medium_same_state, whose callers keep this away.
+    cdef uint64_t words = ((size >> medium.block_shift) + 63) >> 6
+    cdef void *moved
+    cdef int rc = 0
+    lock_stripes(medium, ~<uint64_t> 0, True)
+    if medium.closed:
+        rc = -ENODEV
+    elif size < medium.size:
+        rc = -EINVAL
+    else:
+        moved = mremap(medium.allocated, medium.words * 8, words * 8, MREMAP_MAYMOVE)
+        if moved == MAP_FAILED:
+            rc = -ENOMEM
+        else:
+            medium.allocated = <uint64_t *> moved
+            medium.words = words
+            if medium.base != NULL:
+                moved = mremap(medium.base, medium.size, size, MREMAP_MAYMOVE)
+                if moved == MAP_FAILED:
+                    rc = -ENOMEM
+                else:
+                    medium.base = <uint8_t *> moved
+            if rc == 0:
+                medium.size = size
+    unlock_stripes(medium, ~<uint64_t> 0)
+    return rc
 
 
 cdef void medium_close(medium_state *medium) noexcept nogil:

@@ -83,6 +83,9 @@ class Medium:
     def allocation(self, block: int, limit: int) -> tuple[int, bool]:
         """How many blocks from ``block`` on (at most ``limit``) share its state, and whether they are mapped."""
 
+    def grow(self, size: int) -> None:
+        """Make it larger; what is new reads as zeros. A file must be that long. Not beside ``allocation``."""
+
     def flush(self) -> None:
         """Bring everything written to stable storage."""
 

@@ -19,6 +19,7 @@ from _fastpath.blocks cimport (
     medium_fill,
     medium_flush,
     medium_free,
+    medium_grow,
     medium_open,
     medium_rw,
     medium_same_state,
@@ -187,6 +188,15 @@ cdef class Medium:
         with nogil:
             run = medium_same_state(&self.state, block, limit, &mapped)
         return run, bool(mapped)
+
+    def grow(self, uint64_t size):
+        cdef int rc
+        if size % self.block_size or size >= <uint64_t> 1 << 63:
+            raise ValueError(f"medium size {size} must be a multiple of the block size {self.block_size}")
+        with nogil:
+            rc = medium_grow(&self.state, size)
+        _check(rc)
+        self.size = size
 
     def flush(self):
         cdef int rc

@@ -57,7 +57,7 @@ class Backing:
     ``address`` is H:C:T:L as the kernel counts it and ``kind`` that of the node, None where the kernel does not know
     the device; ``attached`` tells whether it is the kernel's still. ``port`` makes what a guest's controller submits to
     without Python; None where every command goes through ``device``. ``loss`` tells when the nexus was lost, where that
-    can be known.
+    can be known. ``grow`` gives an emulated unit the size that is configured now.
     """
 
     device: Device
@@ -69,6 +69,7 @@ class Backing:
     attached: Callable[[], bool] = lambda: True
     port: Callable[[], Port | BlockPort | None] = lambda: None
     loss: NexusLoss | None = None
+    grow: Callable[[EmulatedSection], None] | None = None
 
 
 OpenBacking: TypeAlias = Callable[[Config, GuestSection, UnitSection], Backing]
@@ -113,18 +114,19 @@ class Backings:
             rtpi = section.rtpi or session.rtpi
             return Backing(session, session.initiator, rtpi, session.close, port=session.port, loss=loss)
         assert section.emulated is not None
-        unit, close = self._emulated(config, guest, section, section.emulated)
+        unit, close, grow = self._emulated(config, guest, section, section.emulated)
         initiator, rtpi = section.initiator or host_port(config), section.rtpi or 1
         nexus = unit.nexus(initiator, rtpi)
-        return Backing(nexus, initiator, rtpi, close, port=lambda: BlockPort(unit.medium, nexus.gate))
+        return Backing(nexus, initiator, rtpi, close, port=lambda: BlockPort(unit.medium, nexus.gate), grow=grow)
 
     def _emulated(
         self, config: Config, guest: GuestSection, section: UnitSection, emulated: EmulatedSection
-    ) -> tuple[EmulatedUnit, Callable[[], None]]:
+    ) -> tuple[EmulatedUnit, Callable[[], None], Callable[[EmulatedSection], None]]:
+        """Return the unit, what releases it, and what makes it larger."""
         serial = emulated_serial(config, guest, section)
         if emulated.path is None:
             unit = EmulatedUnit(emulated.size, block_size=emulated.block_size, serial=serial)
-            return unit, unit.close
+            return unit, unit.close, lambda larger: unit.grow(larger.size)
         where = f"guest {guest.name} LUN {section.lun}"
         if not emulated.path.parent.is_dir():
             raise OperationError(
@@ -142,7 +144,7 @@ class Backings:
                     "different-unit",
                 )
             shared.users += 1
-        return shared.unit, lambda: self._release(path)
+        return shared.unit, lambda: self._release(path), shared.grow
 
     def _release(self, path: str) -> None:
         with self._lock:
@@ -206,6 +208,10 @@ class _SharedUnit:
     unit: EmulatedUnit
     section: EmulatedSection
     users: int = 0
+
+    def grow(self, section: EmulatedSection) -> None:
+        self.unit.grow(section.size)
+        self.section = section
 
 
 def open_backing(config: Config, guest: GuestSection, section: UnitSection) -> Backing:

@@ -23,6 +23,7 @@ from pyproxy.daemon.failures import NotFoundError, OperationError
 from pyproxy.daemon.leftovers import stray_intents, takeovers
 from pyproxy.daemon.lock import StateLock
 from pyproxy.device.base import Device, TransportError, read_identity
+from pyproxy.device.emulated.outcome import EmulatedUnitError
 from pyproxy.device.node import identify_node
 from pyproxy.migration.record import rfc3339
 from pyproxy.reservation.poll import TryLock
@@ -103,13 +104,27 @@ class Host:
         self._open_each()
         self._tell_leftovers()
 
-    def reload(self, config: Config) -> None:
+    def reload(self, config: Config) -> list[OpenUnit]:
         """Go on with another configuration that has all guests and units of this one, and open what it adds.
 
-        As with ``open_all``, a unit that cannot be used is logged.
+        As with ``open_all``, a unit that cannot be used is logged. Returns the units that it made larger.
         """
         self.config = config
+        grown = [found for found in self.open_units() if self._grow(found)]
         self._open_each()
+        return grown
+
+    def _grow(self, found: OpenUnit) -> bool:
+        """Give an emulated unit the size that is configured; whether it did."""
+        wanted = self.section(found.unit.guest, found.unit.lun).emulated
+        if wanted is None or found.backing.grow is None or wanted == found.section.emulated:
+            return False
+        try:
+            found.backing.grow(wanted)
+        except (EmulatedUnitError, ValueError) as error:
+            log.error("guest %s LUN %d does not grow: %s", found.unit.guest, found.unit.lun, error)  # noqa: TRY400
+            return False
+        return True
 
     def _open_each(self) -> None:
         for guest, section in self.config.units():

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from pyproxy.config import Config, GuestSection, UnitSection, cross_checks
+from pyproxy.config import Config, EmulatedSection, GuestSection, UnitSection, cross_checks
 
 DAEMON_KEYS: Final = ("log_format", "log_level", "poll_seconds")
 """Keys of [daemon] that take effect at once."""
@@ -78,9 +78,23 @@ def _kept_guest(guest: GuestSection, new: GuestSection, applied: list[str], kept
         changed = _changed(unit, found)
         live = {name: value for name, value in changed.items() if name in UNIT_KEYS}
         applied += [f"{where}: {name} is {_shown(value)}" for name, value in live.items()]
+        if _only_grows(unit.emulated, found.emulated):
+            live["emulated"] = changed.pop("emulated")
+            applied.append(f"{where}: emulated.size is {live['emulated'].size} bytes")
         kept += [f"{where}: {name} {_RESTART}" for name in changed if name not in UNIT_KEYS]
         units.append(replace(unit, **live))
     return replace(guest, unit=tuple(units))
+
+
+def _only_grows(before: EmulatedSection | None, after: EmulatedSection | None) -> bool:
+    """Whether an emulated unit is to become larger and nothing else: its guest is told, and can go on."""
+    return (
+        before is not None
+        and after is not None
+        and after.size > before.size
+        and after.size % after.block_size == 0
+        and replace(after, size=before.size) == before
+    )
 
 
 class _Addition:

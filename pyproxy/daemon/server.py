@@ -71,7 +71,7 @@ def serve(
         front_ends.open()
         watcher.start()
         try:
-            asyncio.run(_Daemon(host, poller, front_ends, migrations, load).serve(listener, ready))
+            asyncio.run(_Daemon(host, poller, front_ends, migrations, capacities, load).serve(listener, ready))
         finally:
             with contextlib.suppress(FileNotFoundError):
                 config.daemon.control_socket.unlink()
@@ -124,12 +124,14 @@ class _Daemon:
         poller: Poller,
         front_ends: FrontEnds,
         migrations: Migrations,
+        capacities: Capacities,
         load: Callable[[], Config] | None,
     ) -> None:
         self._host = host
         self._migrations = migrations
         self._poller = poller
         self._front_ends = front_ends
+        self._capacities = capacities
         self._load = load
         self._manager = ServiceManager.from_environment()
         self._hung_up = asyncio.Event()
@@ -205,9 +207,11 @@ class _Daemon:
         for sentence in planned.kept:
             log.warning("SIGHUP: %s", sentence)
         try:
-            self._host.reload(planned.config)
+            grown = self._host.reload(planned.config)
         except Exception:
             log.exception("SIGHUP: what was added could not be opened")
             return
         self._front_ends.open()
+        for found in grown:
+            self._capacities.look(found)
         log.info("SIGHUP: %d changes applied, %d kept for a restart", len(planned.applied), len(planned.kept))

@@ -22,6 +22,7 @@ from pyproxy.device.emulated.persistence import SavedUnit, StateFile
 from pyproxy.device.emulated.reservations import Decision, Nexus, ReservationState, Rules
 from pyproxy.scsi.sense import (
     BUS_DEVICE_RESET_FUNCTION,
+    CAPACITY_DATA_CHANGED,
     COMMANDS_CLEARED_BY_ANOTHER_INITIATOR,
     INTERNAL_TARGET_FAILURE,
     POWER_ON,
@@ -174,6 +175,30 @@ class EmulatedUnit:
         self.spc2_holder = None
         self.started = True
         self.modes.reset()
+
+    def grow(self, size: int) -> None:
+        """Make the unit larger; CAPACITY DATA HAS CHANGED tells every nexus (SBC-3 4.7). The same size changes nothing.
+
+        Raises EmulatedUnitError where it cannot be as large, ValueError for a smaller or uneven size.
+        """
+        if size % self.block_size:
+            raise ValueError(f"size {size} must be a multiple of the block size {self.block_size}")
+        with self.lock:
+            if size == self.medium.size or self.closed:
+                return
+            if size < self.medium.size:
+                raise ValueError(f"{self.name} has {self.medium.size} bytes and cannot shrink to {size}")
+            try:
+                if self.path is not None:
+                    os.ftruncate(self._descriptor, size)
+                self.medium.grow(size)
+            except (OSError, MemoryError) as error:
+                number = error.errno if isinstance(error, OSError) else errno.ENOMEM
+                raise EmulatedUnitError(number, f"{self.name} cannot grow to {size} bytes: {error}") from error
+            self.blocks = size // self.block_size
+            for nexus in self._nexuses.values():
+                nexus.attentions.establish(CAPACITY_DATA_CHANGED)
+            self.refresh_all()
 
     def close(self) -> None:
         """End every command and give memory and file back; safe to repeat."""

@@ -14,7 +14,10 @@ import pytest
 from pyproxy import config
 from pyproxy.config import Config
 from pyproxy.daemon import reload
+from pyproxy.driver.front_end import FrontEnd
+from pyproxy.driver.scsi import ScsiDriver
 from pyproxy.frontend.api import ApiError
+from pyproxy.frontend.virtio_scsi.event import CHANGE, EventKind
 from tests.unit.daemon.conftest import Daemon, Start, write_config
 
 WEB = '[[guest]]\nname = "web"\n[[guest.unit]]\nlun = 0\ndevice = "/dev/sg1"\n'
@@ -46,6 +49,30 @@ CASES = [
     ("adopt", WEB, WEB + "adopt = true\n", "", ["guest web LUN 0: adopt is true"], []),
     ("threads", WEB, WEB + "threads = 9\n", "", [], [f"guest web LUN 0: threads {LATER}"]),
     ("device", WEB, WEB.replace("sg1", "sg3"), "", [], [f"guest web LUN 0: device {LATER}"]),
+    (
+        "size",
+        WEB + '[[guest.unit]]\nlun = 7\nemulated = { size = "1MiB" }\n',
+        WEB + '[[guest.unit]]\nlun = 7\nemulated = { size = "2MiB" }\n',
+        "",
+        ["guest web LUN 7: emulated.size is 2097152 bytes"],
+        [],
+    ),
+    (
+        "smaller",
+        WEB + '[[guest.unit]]\nlun = 7\nemulated = { size = "2MiB" }\n',
+        WEB + '[[guest.unit]]\nlun = 7\nemulated = { size = "1MiB" }\n',
+        "",
+        [],
+        [f"guest web LUN 7: emulated {LATER}"],
+    ),
+    (
+        "larger and with other blocks",
+        WEB + '[[guest.unit]]\nlun = 7\nemulated = { size = "1MiB" }\n',
+        WEB + '[[guest.unit]]\nlun = 7\nemulated = { size = "2MiB", block_size = 4096 }\n',
+        "",
+        [],
+        [f"guest web LUN 7: emulated {LATER}"],
+    ),
     (
         "tracking",
         WEB,
@@ -121,6 +148,38 @@ def test_a_running_daemon_takes_over_what_it_can(start: Start, tmp_path: Path) -
     assert f"SIGHUP: daemon.control_socket {LATER}" in told
     assert daemon.client.guest("db").unit(0).execute(bytes(6)).sense[12] == 0x29
     assert daemon.client.guest("web").unit(3).execute(bytes(6)).sense[12] == 0x29
+
+
+@pytest.mark.parametrize("file", ["", ', path = "{directory}/disk"'])
+def test_an_emulated_unit_grows_below_its_guest(start: Start, tmp_path: Path, file: str) -> None:
+    """The guest gets the event and the unit attention at once, and what it wrote before is there."""
+
+    def guest(size: str) -> str:
+        path = file.format(directory=tmp_path)
+        unit = f'[[guest.unit]]\nlun = 0\nemulated = {{ size = "{size}", serial = "growing"{path} }}\n'
+        return f'[[guest]]\nname = "web"\nvhost_user = {{ socket = "{tmp_path}/web.sock" }}\n{unit}'
+
+    daemon = start(guest("1MiB"))
+    with contextlib.closing(ScsiDriver(FrontEnd.connect(tmp_path / "web.sock"))) as driver:
+        driver.start(extra=CHANGE)
+        assert driver.execute(bytes(6)).sense[12] == 0x29
+        data = os.urandom(512)
+        last, beyond = bytes.fromhex("2a 00 000007ff 00 0001 00"), bytes.fromhex("2a 00 00000fff 00 0001 00")
+        assert driver.execute(last, data).status == 0
+        assert driver.execute(beyond, data).sense[12:14] == b"\x21\x00"
+        write_config(tmp_path, guest("2MiB"))
+        told = hang_up(daemon, "SIGHUP: 1 changes applied, 0 kept")
+        assert "SIGHUP: guest web LUN 0: emulated.size is 2097152 bytes" in told
+        assert any("its capacity is 2097152 bytes in blocks of 512 now, it was 1048576 bytes" in one for one in told)
+        (event,) = driver.events(1)
+        assert (event.kind, event.reason) == (EventKind.PARAM_CHANGE, 0x2A | 0x09 << 8)
+        assert driver.execute(bytes(6)).sense[12:14] == b"\x2a\x09"
+        assert driver.execute(beyond, data).status == 0
+        capacity = driver.execute(bytes.fromhex("25 00000000000000000000"), data_in=8).data
+        assert capacity == bytes.fromhex("00000fff 00000200")
+        assert driver.execute(bytes.fromhex("28 00 000007ff 00 0001 00"), data_in=512).data == data
+        driver.stop()
+    assert daemon.stop()[0] == 0
 
 
 def test_a_broken_configuration_changes_nothing(start: Start, tmp_path: Path) -> None:

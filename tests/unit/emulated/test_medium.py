@@ -234,3 +234,50 @@ def test_the_generation_wraps(gate: NexusGate) -> None:
     for number in range(1, 5):
         gate.abort()
         assert gate.generation == number
+
+
+def test_growing_keeps_what_is_there_and_adds_zeros(medium: Medium, tmp_path: Path) -> None:
+    gate = NexusGate()
+    data = os.urandom(MIB)
+    medium.write(gate, 0, SIZE - MIB, MIB, data)
+    if (tmp_path / "medium").exists():
+        os.truncate(tmp_path / "medium", 2 * SIZE)
+    medium.grow(2 * SIZE)
+    assert medium.size == 2 * SIZE
+    assert medium.read(gate, 0, SIZE - MIB, MIB) == data
+    assert medium.read(gate, 0, SIZE, MIB) == bytes(MIB)
+    medium.write(gate, 0, 2 * SIZE - MIB, MIB, data)
+    assert medium.read(gate, 0, 2 * SIZE - MIB, MIB) == data
+    assert medium.allocation(SIZE // 512, 1 << 30) == ((SIZE - MIB) // 512, False)
+    assert medium.allocation((2 * SIZE - MIB) // 512, 1 << 30) == (MIB // 512, True)
+    with pytest.raises(OSError, match="Invalid argument"):
+        medium.grow(SIZE)
+    with pytest.raises(ValueError, match="multiple of the block size"):
+        medium.grow(2 * SIZE + 1)
+
+
+def test_growing_beside_reads_and_writes(medium: Medium, tmp_path: Path) -> None:
+    """The memory may move below them."""
+    pattern = os.urandom(MIB)
+    stop = threading.Event()
+    failed: list[str] = []
+
+    def use(at: int) -> None:
+        gate = NexusGate()
+        while not stop.is_set():
+            medium.write(gate, 0, at, MIB, pattern)
+            if medium.read(gate, 0, at, MIB) != pattern:
+                failed.append(f"at {at}")
+
+    threads = [threading.Thread(target=use, args=(index * 4 * MIB,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for size in range(SIZE, SIZE + 64 * MIB, MIB):
+        if (tmp_path / "medium").exists():
+            os.truncate(tmp_path / "medium", size)
+        medium.grow(size)
+        time.sleep(0.002)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not failed
