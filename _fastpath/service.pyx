@@ -43,12 +43,14 @@ cdef enum:
     RETRY_MS = 1
     VENDOR_CDB = 16  # a CDB whose operation code does not tell its length
 
+MEMORY_GONE = "the memory of the guest was cut short by its owner"
+
 _REASONS = (
     "",
     "the available index moved by more than the queue size",
     "a descriptor chain begins outside the descriptor table",
     "a descriptor chain was made available again before it was used",
-    "the memory of the guest was cut short by its owner",
+    MEMORY_GONE,
     "the record of requests in flight contradicts itself",
 )
 assert len(_REASONS) == RING_REASONS

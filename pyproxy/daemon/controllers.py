@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
+from _fastpath.service import MEMORY_GONE
 from pyproxy.config import Config, GuestSection, VhostUserSection, socket_path
 from pyproxy.daemon import failures
 from pyproxy.daemon.documents import VhostUserStatus
@@ -131,7 +132,14 @@ class Controllers:
             log.error("%s: its vhost-user socket cannot be opened: %s", name, error)  # noqa: TRY400
             return
         seconds = max(unit.timeout for unit in guest.unit)
-        controller = ScsiController(name, rings, timeout_ms=_MILLISECONDS * seconds, poll_us=section.poll_us)
+
+        def broken(_queue: int, reason: str) -> None:
+            if reason == MEMORY_GONE:
+                server.memory_gone(reason)
+
+        controller = ScsiController(
+            name, rings, timeout_ms=_MILLISECONDS * seconds, broken=broken, poll_us=section.poll_us
+        )
         plane = DataPlane.of(controller.plane)
         events = self._gates.rings(guest.name)
         self._gates.add_queues(guest.name, controller.plane)

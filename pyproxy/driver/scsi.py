@@ -183,6 +183,14 @@ class ScsiDriver:
         data = data[: max(0, ticket.written - RESPONSE_SIZE)]
         return Answer(response, status, sense, data, residual, ticket.written)
 
+    def collect(self, queue: DriverQueue) -> None:
+        """Take what came back on a queue, into the tickets' ``written``. RuntimeError for what nobody waits for."""
+        for head, written in queue.take_used():
+            known = self._tickets.pop((queue.index, head), None)
+            if known is None:
+                raise RuntimeError(f"queue {queue.index}: chain {head} came back, which the device does not have")
+            known.written = written
+
     def manage(self, function: int, tag: int = 0, *, address: Address | bytes = Address(0, 0)) -> int:  # noqa: B008
         """Send a task management function; returns the response."""
         lun = address if isinstance(address, bytes) else encode_lun(address)
@@ -256,10 +264,7 @@ class ScsiDriver:
     def _finish(self, ticket: Ticket, seconds: float) -> bytes:
         deadline = time.monotonic() + seconds
         while True:
-            for head, written in ticket.queue.take_used():
-                known = self._tickets.pop((ticket.queue.index, head), None)
-                if known is not None:
-                    known.written = written
+            self.collect(ticket.queue)
             if ticket.written is not None:
                 break
             if time.monotonic() > deadline:

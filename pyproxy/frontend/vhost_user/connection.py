@@ -50,6 +50,7 @@ class Connection:
         self._assembler = Assembler()
         self._performer = Performer(plane, listener)
         self._stopping = False
+        self._condemned: Close | None = None
 
     @property
     def hung_up(self) -> bool:
@@ -91,6 +92,11 @@ class Connection:
         self._stopping = True
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RD)
+
+    def condemn(self, close: Close) -> None:
+        """End the connection as ``stop`` does, for that reason."""
+        self._condemned = close
+        self.stop()
 
     def _serve(self) -> Close:
         self._socket.settimeout(None)
@@ -138,6 +144,8 @@ class Connection:
                 return message
 
     def _ended(self) -> Close:
+        if self._condemned is not None:
+            return self._condemned
         if self._stopping:
             return Close(CloseReason.STOPPING, "the socket is being closed")
         if self._assembler.begun:

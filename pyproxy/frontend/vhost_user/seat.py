@@ -13,6 +13,7 @@ from pyproxy.frontend.vhost_user.connection import Connection
 from pyproxy.frontend.vhost_user.counters import Counters, Counts
 from pyproxy.frontend.vhost_user.data_plane import DataPlane
 from pyproxy.frontend.vhost_user.ring_events import RingListener
+from pyproxy.frontend.vhost_user.session import Close
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,13 @@ class Seat:
         if thread.is_alive():
             log.error("%s: commands of %s still run on their devices", self.name, connection.peer)
         return not thread.is_alive()
+
+    def condemn(self, close: Close) -> None:
+        """End the connection there is, for that reason; does not wait."""
+        with self._lock:
+            taken = self._taken
+        if taken is not None:
+            taken[0].condemn(close)
 
     @property
     def features(self) -> int:

@@ -38,6 +38,7 @@ class CloseReason(StrEnum):
     NOT_NEGOTIATED = "not-negotiated"
     REFUSED = "refused"
     FAILED = "failed"
+    MEMORY_GONE = "memory-gone"
 
     @property
     def ordinary(self) -> bool:

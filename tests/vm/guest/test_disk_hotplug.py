@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from pyproxy.driver.front_end import FrontEnd
 from pyproxy.driver.scsi import Answer, ScsiDriver
-from pyproxy.frontend.virtio_scsi.event import CHANGE, Event, EventKind, ResetReason
+from pyproxy.frontend.virtio_scsi.event import Event, EventKind, ResetReason
 from pyproxy.frontend.virtio_scsi.lun import Address, encode_event_lun
 from pyproxy.frontend.virtio_scsi.response import Response
 from pyproxy.scsi.capacity import ReadCapacity16
 from tests.unit.pr_helper.exchange import Client, parameters, prin, prout
 from tests.vm.rig import scsi_debug as scsi_debug_module
+from tests.vm.rig.disk_host import past_attentions, serving
 from tests.vm.rig.lio import LioNexus
-from tests.vm.rig.nodes import Nodes, wait_for
-from tests.vm.rig.operated import OperatedHost
+from tests.vm.rig.nodes import wait_for
 from tests.vm.rig.takeover import CONFLICT
 
 K = 0x1122334455667788
@@ -34,47 +29,6 @@ PLACE = encode_event_lun(Address(0, 0))
 REMOVED = Event(EventKind.TRANSPORT_RESET, PLACE, ResetReason.REMOVED)
 RESCAN = Event(EventKind.TRANSPORT_RESET, PLACE, ResetReason.RESCAN)
 CAPACITY_CHANGED = Event(EventKind.PARAM_CHANGE, PLACE, 0x2A | 0x09 << 8)
-
-
-class PluggedHost(OperatedHost):
-    """A host whose guest is driven by our own front end, and has a helper socket too."""
-
-    def __init__(self, directory: Path, nexus: LioNexus | Nodes) -> None:
-        self.path, self.helper = directory / "disk.sock", directory / "helper.sock"
-        keys = f'vhost_user = {{ socket = "{self.path}" }}\npr_helper = {{ socket = "{self.helper}" }}'
-        super().__init__(directory, "a", nexus, guest_keys=keys)
-
-    def start(self) -> ScsiDriver:
-        self.serve()
-        wait_for(lambda: self.serving, "the daemon")
-        driver = ScsiDriver(FrontEnd.connect(self.path), event_buffers=32)
-        driver.start(extra=CHANGE)
-        return driver
-
-    def unit(self) -> dict[str, object]:
-        return self.status(self.here)
-
-
-@contextlib.contextmanager
-def serving(directory: Path, nexus: LioNexus | Nodes) -> Iterator[tuple[PluggedHost, ScsiDriver]]:
-    with contextlib.ExitStack() as stack:
-        host = PluggedHost(directory, nexus)
-        stack.callback(host.stop, signal.SIGKILL)
-        driver = host.start()
-        stack.callback(driver.close)
-        try:
-            yield host, driver
-            driver.stop()
-            assert host.stop() == 0
-        finally:
-            print(host.log.read_text())
-
-
-def past_attentions(driver: ScsiDriver, cdb: bytes, data_out: bytes = b"", data_in: int = 0) -> Answer:
-    while True:
-        answer = driver.execute(cdb, data_out, data_in)
-        if answer.status != 2 or answer.sense[2] & 0xF != 6:
-            return answer
 
 
 def fencer_writes(nexus: LioNexus, data: bytes) -> int:
@@ -131,7 +85,6 @@ def test_a_disk_comes_back_under_another_name(lio, scsi_debug, tmp_path):
         status, keys, _ = host.here("pr", "keys", str(nexus.sg))
         assert status == 0
         assert f"{K:016x}" in keys
-    assert "failed inside pyproxy" not in host.log.read_text()
 
 
 def test_a_disk_is_detached_under_load_many_times(lio, tmp_path):
@@ -175,7 +128,6 @@ def test_a_disk_is_detached_under_load_many_times(lio, tmp_path):
             Response.RESET,
             Response.BUSY,
         }
-    assert "failed inside pyproxy" not in host.log.read_text()
 
 
 def test_a_disk_that_was_missing_when_the_daemon_started(lio, tmp_path):
