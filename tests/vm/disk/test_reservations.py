@@ -75,19 +75,26 @@ def wipe(disk) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(1, "Write Exclusive"), (3, "Exclusive Access"), (5, "registrants only"), (6, "registrants only")],
+    [
+        (1, "Write Exclusive"),
+        (3, "Exclusive Access"),
+        (5, "Write Exclusive, registrants only"),
+        (6, "Exclusive Access, registrants only"),
+        (7, "Write Exclusive, all registrants"),
+        (8, "Exclusive Access, all registrants"),
+    ],
 )
 def test_one_holds_and_the_other_is_kept_out(nexuses, kind, name):
     one, two = nexuses
     assert out(one, "--register", f"--param-sark={A:x}") == 0
     assert out(one, "--reserve", f"--param-rk={A:x}", f"--prout-type={kind}") == 0
     assert keys(two) == [A]
-    assert name in (reserved(one) or "")
+    assert reserved(one) == name
     assert write(one) == 0
     assert write(two) == 24
     assert out(two, "--register", f"--param-sark={B:x}") == 0
     assert keys(one) == [A, B]
-    assert write(two) == (0 if kind in (5, 6) else 24)
+    assert write(two) == (0 if kind >= 5 else 24)
     assert out(one, "--release", f"--param-rk={A:x}", f"--prout-type={kind}") == 0
     assert reserved(one) is None
     assert write(two) == 0
@@ -105,6 +112,69 @@ def test_preempt_and_clear(nexuses):
     assert out(two, "--clear", f"--param-rk={B:x}") == 0
     assert keys(one) == []
     assert write(one) == 0
+
+
+def test_preempt_and_abort(nexuses):
+    one, two = nexuses
+    assert out(one, "--register", f"--param-sark={A:x}") == 0
+    assert out(two, "--register", f"--param-sark={B:x}") == 0
+    assert out(one, "--reserve", f"--param-rk={A:x}", "--prout-type=5") == 0
+    assert out(two, "--preempt-abort", f"--param-rk={B:x}", f"--param-sark={A:x}", "--prout-type=5") == 0
+    assert keys(two) == [B]
+    assert reserved(two) == "Write Exclusive, registrants only"
+    assert write(one) == 24
+    assert write(two) == 0
+
+
+def test_every_registration_is_told_with_who_holds(nexuses):
+    one, two = nexuses
+    assert out(one, "--register", f"--param-sark={A:x}") == 0
+    assert out(two, "--register", f"--param-sark={B:x}") == 0
+    assert out(two, "--reserve", f"--param-rk={B:x}", "--prout-type=6") == 0
+    told = read(one, "--read-full-status")
+    assert sorted(re.findall(r"Key=0x([0-9a-f]+)", told)) == [f"{A:x}", f"{B:x}"]
+    holders = re.findall(r"Key=0x([0-9a-f]+)(?:(?!Key=).)*?<< Reservation holder >>", told, re.DOTALL)
+    assert holders == [f"{B:x}"]
+    assert len(set(re.findall(r"Relative port address: 0x([0-9a-f]+)", told))) >= 1
+
+
+def test_keys_are_changed_and_given_back(nexuses):
+    one, _ = nexuses
+    assert out(one, "--register", f"--param-sark={A:x}") == 0
+    assert out(one, "--register", f"--param-rk={B:x}", f"--param-sark={A:x}") == 24, "not the key"
+    assert out(one, "--register", f"--param-rk={A:x}", f"--param-sark={B:x}") == 0
+    assert keys(one) == [B]
+    assert out(one, "--register-ignore", f"--param-sark={A:x}") == 0
+    assert keys(one) == [A]
+    assert out(one, "--register", f"--param-rk={A:x}", "--param-sark=0") == 0
+    assert keys(one) == []
+
+
+def test_aptpl(disks):
+    """The emulated unit in a file keeps reservations over a power loss; tgt does not, and says so."""
+    shared, remote = disks.shared[0], disks.remote[0]
+    assert out(shared, "--register-ignore", f"--param-sark={A:x}", "--param-aptpl") == 0
+    told = read(shared, "--report-capabilities")
+    assert re.search(r"\(PTPL_A\): 1$", told, re.MULTILINE), told
+    wipe(shared)
+    assert out(remote, "--register-ignore", f"--param-sark={A:x}", "--param-aptpl") != 0
+    wipe(remote)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--register-ignore", f"--param-sark={A:x}", "--param-alltgpt"),
+        ("--register-ignore", f"--param-sark={A:x}", "--transport-id=sas,5001405000000009"),
+        ("--replace-lost", f"--param-rk={A:x}", f"--param-sark={B:x}", "--prout-type=1"),
+    ],
+)
+def test_what_no_other_host_could_take_over_is_refused(nexuses, options):
+    """As it is with QEMU's migrate-pr: the capability is not announced, and the command changes nothing."""
+    one, two = nexuses
+    before = keys(two)
+    assert out(one, *options) != 0
+    assert keys(two) == before
 
 
 def test_what_cannot_move_with_the_guest_is_not_announced_and_refused(nexuses):

@@ -7,8 +7,6 @@ import subprocess
 import threading
 import time
 
-import pytest
-
 from pyproxy.driver.scsi import Answer, ScsiDriver
 from pyproxy.frontend.virtio_scsi.event import Event, EventKind, ResetReason
 from pyproxy.frontend.virtio_scsi.lun import Address, encode_event_lun
@@ -142,25 +140,22 @@ def test_a_disk_that_was_missing_when_the_daemon_started(lio, tmp_path):
         assert host.unit()["error"] is None
 
 
-@pytest.mark.parametrize("seen_first", [False, True])
-def test_a_disk_that_grows(scsi_debug, tmp_path, seen_first):
+def test_a_disk_that_grows(scsi_debug, tmp_path):
     """The guest gets the event and one unit attention, whether its own command or another's is first to meet it."""
     (nodes,) = scsi_debug(dev_size_mb=64)
-
     with serving(tmp_path, nodes) as (_, driver):
-        capacity = ReadCapacity16.decode(past_attentions(driver, READ_CAPACITY, data_in=32).data).size
-        assert capacity == 64 << 20
+        capacity = past_attentions(driver, READ_CAPACITY, data_in=32).data
+        assert ReadCapacity16.decode(capacity).size == 64 << 20
         time.sleep(1)
-        scsi_debug_module.set_parameter("virtual_gb", 2)
-        if seen_first:
+        for seen_first, gigabytes in ((True, 2), (False, 3)):
+            scsi_debug_module.set_parameter("virtual_gb", gigabytes)
+            if not seen_first:
+                subprocess.run(["sg_readcap", "--16", nodes.sg], check=False)
+                assert driver.events(1) == [CAPACITY_CHANGED]
             answer = driver.execute(bytes(6))
             assert (answer.status, answer.sense[2] & 0xF, answer.sense[12:14]) == (2, 6, b"\x2a\x09")
-        else:
-            subprocess.run(["sg_readcap", "--16", nodes.sg], check=False)
-        assert driver.events(1) == [CAPACITY_CHANGED]
-        if not seen_first:
-            answer = driver.execute(bytes(6))
-            assert (answer.status, answer.sense[2] & 0xF, answer.sense[12:14]) == (2, 6, b"\x2a\x09")
-        assert driver.execute(bytes(6)).status == 0
-        capacity = ReadCapacity16.decode(driver.execute(READ_CAPACITY, data_in=32).data).size
-        assert capacity == 2 << 30
+            if seen_first:
+                assert driver.events(1) == [CAPACITY_CHANGED]
+            assert driver.execute(bytes(6)).status == 0
+            capacity = driver.execute(READ_CAPACITY, data_in=32).data
+            assert ReadCapacity16.decode(capacity).size == gigabytes << 30

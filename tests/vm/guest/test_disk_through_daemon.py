@@ -15,7 +15,7 @@ from tests.unit.daemon.disk_load import DiskLoad
 from tests.vm.rig.disk_host import past_attentions, serving
 from tests.vm.rig.sg_direct import SgNode
 
-KILLS = 4
+KILLS = 3
 ASKED = {
     "INQUIRY": ("12 00 00 00 ff 00", 255),
     "READ CAPACITY (10)": ("25 00 00 00 00 00 00 00 00 00", 8),
@@ -60,7 +60,9 @@ def test_the_bytes_are_the_devices(nodes, tmp_path):
             through = past_attentions(driver, bytes.fromhex(cdb), data_in=size)
             there = past_attentions_at(direct, bytes.fromhex(cdb), size)
             assert through.response == Response.OK, name
-            assert (through.status, through.sense, through.data) == (there.status, there.sense, there.data), name
+            assert (through.status, through.sense) == (there.status, there.sense), name
+            if there.good:
+                assert through.data == there.data, name
         data = os.urandom(1 << 20)
         assert past_attentions(driver, bytes.fromhex("2a 00 00 00 10 00 00 08 00 00"), data).status == 0
         assert past_attentions_at(direct, bytes.fromhex("28 00 00 00 10 00 00 08 00 00"), 1 << 20).data == data
@@ -73,6 +75,7 @@ def test_a_daemon_killed_under_load_answers_everything_once(lio, tmp_path):
     draw = random.Random(20261127)
     with serving(tmp_path, unit.nexuses[0]) as (host, driver):
         load = DiskLoad(driver, draw)
+        before = unit.generation
         load.run(0.5)
         interrupted = 0
         for _ in range(KILLS):
@@ -90,7 +93,7 @@ def test_a_daemon_killed_under_load_answers_everything_once(lio, tmp_path):
         load.settle()
         load.check_all()
         assert interrupted > 0
-        assert load.answers["claim good"] <= unit.generation <= load.tried
+        assert load.answers["claim good"] <= unit.generation - before <= load.tried
         assert list(unit.registered.values()) == [load.key]
         assert host.unit()["key"] == f"{load.key:#018x}"
     print(dict(load.answers))
