@@ -26,6 +26,9 @@ SHARED_MIB = 256
 LARGE_MIB = 64
 REMOTE_MIB = 256
 START_SECONDS = 300.0
+TARGET_KEY = "opt/org.example.pyproxy/target"
+"""The key of QEMU's firmware configuration device under which the machine finds portal and name of the target."""
+HOST_SEEN_INSIDE = "10.0.2.2"
 
 _CONFIGURATION = """
 [daemon]
@@ -110,6 +113,9 @@ class DiskHost(AbstractContextManager[Sequence[str]]):
         for name in ("one", "two"):
             options += ["-chardev", f"socket,id=char-{name},path={directory}/{name}.sock"]
             options += ["-device", f"vhost-user-scsi-pci,id={name},chardev=char-{name},num_queues={QUEUES}"]
+        # The machine's own kernel reaches the target too, past pyproxy.
+        options += ["-netdev", "user,id=network", "-device", "virtio-net-pci,netdev=network,romfile="]
+        options += ["-fw_cfg", f"name={TARGET_KEY},string={HOST_SEEN_INSIDE}:{target.port} {target.name}"]
         return options
 
     def _serve(self, configuration: Path, directory: Path) -> None:

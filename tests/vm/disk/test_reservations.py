@@ -7,7 +7,11 @@ import subprocess
 
 import pytest
 
+from tests.vm.disk_host import SHARED_SERIAL
+
 A, B = 0xAAAA, 0xBBBB
+ILLEGAL_REQUEST = 5
+"""sg3-utils' exit status."""
 WRITE_ONE_BLOCK = ["2a", "00", "00", "00", "10", "00", "00", "00", "01", "00"]
 
 
@@ -45,6 +49,10 @@ def keys(disk) -> list[int]:
 def reserved(disk) -> str | None:
     found = re.search(r"type: (.*)", read(disk, "--read-reservation"))
     return None if found is None else found[1].strip()
+
+
+def on_tgt(disk) -> bool:
+    return disk.serial != SHARED_SERIAL
 
 
 def write(disk) -> int:
@@ -119,7 +127,11 @@ def test_preempt_and_abort(nexuses):
     assert out(one, "--register", f"--param-sark={A:x}") == 0
     assert out(two, "--register", f"--param-sark={B:x}") == 0
     assert out(one, "--reserve", f"--param-rk={A:x}", "--prout-type=5") == 0
-    assert out(two, "--preempt-abort", f"--param-rk={B:x}", f"--param-sark={A:x}", "--prout-type=5") == 0
+    preempted = out(two, "--preempt-abort", f"--param-rk={B:x}", f"--param-sark={A:x}", "--prout-type=5")
+    if on_tgt(one):
+        assert preempted == ILLEGAL_REQUEST, "tgt knows PREEMPT alone"
+        return
+    assert preempted == 0
     assert keys(two) == [B]
     assert reserved(two) == "Write Exclusive, registrants only"
     assert write(one) == 24
@@ -131,6 +143,9 @@ def test_every_registration_is_told_with_who_holds(nexuses):
     assert out(one, "--register", f"--param-sark={A:x}") == 0
     assert out(two, "--register", f"--param-sark={B:x}") == 0
     assert out(two, "--reserve", f"--param-rk={B:x}", "--prout-type=6") == 0
+    if on_tgt(one):
+        assert persist(one, "--in", "--read-full-status")[0] == ILLEGAL_REQUEST, "tgt has no READ FULL STATUS"
+        return
     told = read(one, "--read-full-status")
     assert sorted(re.findall(r"Key=0x([0-9a-f]+)", told)) == [f"{A:x}", f"{B:x}"]
     holders = re.findall(r"Key=0x([0-9a-f]+)(?:(?!Key=).)*?<< Reservation holder >>", told, re.DOTALL)
