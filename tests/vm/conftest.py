@@ -21,6 +21,10 @@ from tests.vm.host_session import GuestSession
 HERE = Path(__file__).parent
 OUTSIDE: dict[str, Callable[[], AbstractContextManager[Sequence[str]]] | None] = {"guest": None, "disk": DiskHost}
 """Directory -> what stands outside of its machine."""
+AHEAD = "guest"
+"""Its tests take longest and keep one processor busy: its machine runs beside the tests that come before, if many do."""
+MANY = 500
+
 INSIDE_GUEST = os.environ.get("PYPROXY_VM_GUEST") == "1"
 
 # An hour on a slow machine is too much for `make test`; `make test-slow` names the directory.
@@ -47,22 +51,36 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     machine = _machine_of(item)
     if machine is None:
         return None
-    sessions = item.session.stash.setdefault(_sessions, {})
-    session = sessions.get(machine)
-    if session is None:
-        for other in sessions.values():
-            other.stop()
-        selected = [each for each in item.session.items if _machine_of(each) == machine]
-        outside = OUTSIDE[machine]
-        session = sessions[machine] = GuestSession(item.config, selected, None if outside is None else outside())
-        session.start()
+    session = _session_of(item.session, machine)
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for report in session.reports(item):
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     # The item was not set up here, but what the previous host item left standing for a neighbour has to go.
     item.session._setupstate.teardown_exact(nextitem)
+    if item is session.last:
+        session.stop()
     return True
+
+
+def _session_of(session: pytest.Session, machine: str) -> GuestSession:
+    """Return the machine, booted with all the tests that run in it."""
+    sessions = session.stash.setdefault(_sessions, {})
+    if machine not in sessions:
+        selected = [each for each in session.items if _machine_of(each) == machine]
+        outside = OUTSIDE[machine]
+        sessions[machine] = GuestSession(session.config, selected, None if outside is None else outside())
+        sessions[machine].start()
+    return sessions[machine]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    if INSIDE_GUEST or session.config.option.collectonly:
+        return
+    machines = [_machine_of(item) for item in session.items]
+    if AHEAD in machines and machines.index(AHEAD) >= MANY:
+        _session_of(session, AHEAD)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -108,6 +108,11 @@ class GuestSession:
         except (VmError, OSError, AssertionError) as error:
             self._failure = str(error)
 
+    @property
+    def last(self) -> pytest.Item:
+        """The item after which the machine is not needed any more."""
+        return self._items[-1]
+
     def stop(self) -> None:
         """Power off, whatever the guest is doing."""
         self._vm.stop()
