@@ -1,6 +1,8 @@
-"""Runs the hostile driver against the data plane compiled with AddressSanitizer.
+"""Runs the hostile driver and the hostile front end against the data plane compiled with AddressSanitizer.
 
 Usage: python -m tests.fuzz.hostile CASES [SEED]
+
+Of the cases nine in ten are descriptor chains and ring indices, the others messages and memory tables.
 
 The generated C of every extension is compiled again, with gcc's AddressSanitizer, into .cache/tests; an access outside
 an allocation or outside guest memory ends the run with its report and a status other than 0.
@@ -25,12 +27,15 @@ MODULES = (
     "block_port",
     "blocks",
     "cdb",
+    "controller",
     "dispatch",
     "gate",
     "guest_memory",
+    "inflight",
     "lanes",
     "medium",
     "port",
+    "service",
     "sgio",
     "verdict",
     "virtio_scsi",
@@ -40,13 +45,16 @@ MODULES = (
 INSIDE = """
 import sys, threading, time
 import hostile
-from _fastpath import guest_memory, worker
+from _fastpath import controller, guest_memory, worker
 from _fastpath.block_port import BlockPort
 from _fastpath.gate import NexusGate
 from _fastpath.medium import Medium
 from _fastpath.verdict import Verdicts
-assert "asan" in worker.__file__ and "asan" in guest_memory.__file__, worker.__file__
+from tests.fuzz import front_end
+assert all("asan" in module.__file__ for module in (controller, guest_memory, worker)), worker.__file__
 cases, seed = int(sys.argv[1]), int(sys.argv[2])
+messages = cases // 10
+cases -= messages
 verdicts = Verdicts()
 for opcode in range(256):
     if opcode not in (0x5E, 0x5F):
@@ -64,6 +72,7 @@ finally:
     scribbler.join()
 print(f"{cases} cases in {time.monotonic() - began:.0f} s: {guest.used} chains used, {guest.answered} by Python, "
       f"{guest.broken} times a ring was broken")
+print(front_end.run(messages, seed))
 """
 
 
@@ -103,7 +112,7 @@ def run(cases: int, seed: int) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
         "LD_PRELOAD": library.strip(),
-        "PYTHONPATH": str(directory),
+        "PYTHONPATH": f"{directory}:{ROOT}",
         # Python keeps its memory to the end; a page that is missing is to be reported, not survived.
         "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
         "PYTHONMALLOC": "malloc",

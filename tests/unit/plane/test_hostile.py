@@ -46,4 +46,6 @@ def test_a_driver_that_changes_its_memory_all_the_time() -> None:
 def test_a_hostile_driver_under_the_address_sanitizer() -> None:
     done = run(1_000_000, 3)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith("1000000 cases")
+    chains, messages = done.stdout.splitlines()
+    assert chains.startswith("900000 cases")
+    assert int(messages.split()[0]) >= 100_000
