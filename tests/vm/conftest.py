@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 OUTSIDE: dict[str, Callable[[], AbstractContextManager[Sequence[str]]] | None] = {"guest": None, "disk": DiskHost}
 """Directory -> what stands outside of its machine."""
 AHEAD = "guest"
-"""Its tests take longest and keep one processor busy: its machine runs beside the tests before them, if they are many."""
+"""Its tests take longest and keep one processor busy: its machine runs beside the tests before, if they are many."""
 MANY = 500
 
 INSIDE_GUEST = os.environ.get("PYPROXY_VM_GUEST") == "1"

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.vm.disk_host import TARGET_KEY
-from tests.vm.record_reference import REFERENCE
 from tests.vm.rig.iscsi_nexuses import log_in, log_out
 from tests.vm.rig.iscsi_test_cu import BLOCK_SUITES, RESERVATION_SUITES, run_suite
 from tests.vm.rig.nodes import nodes_of
 
-
-@pytest.fixture(scope="module")
-def record():
-    return json.loads(REFERENCE.read_text(encoding="utf-8"))
+THE_TOOLS_OWN = {
+    # Sends WRITE SAME with UNMAP and a block of FFh, and wants to read zeroes: SBC-3 5.50 lets a unit whose unmapped
+    # blocks read as zeroes (LBPRZ) unmap only where zeroes were sent; it has to write anything else.
+    "WriteSame10": {"UnmapUntilEnd"},
+    # Reads 65,536 blocks at once, which the machine's own /dev/sg refuses (120 KiB, as the tool itself notes).
+    "WriteSame16": {"Unmap"},
+}
+"""What fails for reasons of the tool's."""
 
 
 @pytest.mark.parametrize("suite", [*RESERVATION_SUITES, *BLOCK_SUITES])
-def test_the_emulated_unit_fails_nothing_that_lio_passes(disks, record, suite):
+def test_the_emulated_unit_fails_none(disks, suite):
     verdicts, output = run_suite(suite, *(str(disk.sg) for disk in disks.shared))
     print(output)
-    failed = {name for name, verdict in verdicts.items() if verdict == "failed"}
-    passed_by_lio = {name for name, verdict in record["sg"][suite].items() if verdict == "passed"}
-    assert not failed & passed_by_lio
+    assert verdicts
+    assert {name for name, verdict in verdicts.items() if verdict == "failed"} == THE_TOOLS_OWN.get(suite, set())
 
 
 @pytest.fixture(scope="module")
