@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from pyproxy.store.base import (
     StoreError,
     StoreVersionError,
 )
+from pyproxy.store.commits import GroupCommits, roll_back
 
 APPLICATION_ID: Final = 0x50795072
 """Marks a file as pyproxy's in the SQLite header, so that another program's database is not taken for ours."""
@@ -85,7 +85,7 @@ _MIGRATIONS: Final = {
 
 
 class SqliteStore:
-    """The default Store. One connection guarded by a lock; other processes may open the same file.
+    """The default Store. Threads take turns on one connection and share commits; other processes may open the file.
 
     Opening creates the file (mode 0600) in a directory that must exist. Raises StoreVersionError for a file of
     a newer version or of another program, StoreCorruptError for a damaged one, StoreError otherwise.
@@ -93,8 +93,8 @@ class SqliteStore:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._commits = GroupCommits(self._open)
         self._closed_since_prune = 0
         created = self._create_file()
         with self._errors("opened"):
@@ -119,7 +119,7 @@ class SqliteStore:
 
     def close(self) -> None:
         """Release the file; safe to repeat."""
-        with self._lock:
+        with self._commits.alone():
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
@@ -356,7 +356,7 @@ class SqliteStore:
         try:
             self._check_version(connection)
         finally:
-            _roll_back(connection)
+            roll_back(connection)
         damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if damage != "ok":
             damage = " ".join(damage.split())
@@ -377,7 +377,7 @@ class SqliteStore:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute("COMMIT")
         except BaseException:
-            _roll_back(connection)
+            roll_back(connection)
             raise
 
     def _check_version(self, connection: sqlite3.Connection) -> int:
@@ -433,20 +433,13 @@ class SqliteStore:
         return StoreError(f"{self.path}: there is no open intent {intent} to close")
 
     def _query(self, statement: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        with self._lock, self._errors("read"):
+        with self._commits.alone(), self._errors("read"):
             return self._open().execute(statement, parameters).fetchall()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._errors("written"):
-            connection = self._open()
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                _roll_back(connection)
-                raise
+        with self._errors("written"), self._commits.transaction() as connection:
+            yield connection
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -496,12 +489,6 @@ def _write_ahead(connection: sqlite3.Connection) -> str:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(_BUSY_PAUSE_S)
-
-
-def _roll_back(connection: sqlite3.Connection) -> None:
-    """End a failed transaction; SQLite has done so already after some errors."""
-    if connection.in_transaction:
-        connection.execute("ROLLBACK")
 
 
 def _write_nexus(

@@ -121,7 +121,7 @@ class Side:
             drain_seconds=0.0,
             hold_seconds=0.0,
             ask_ms=0,
-            threads=0,
+            threads=self.world.threads,
         )
         self.up = True
         try:
@@ -131,6 +131,8 @@ class Side:
             self.engine.resume()
             self.gates.events = self.engine
             self.host.open_all()
+            if self.world.threads:
+                self.engine.start()
             if self.running:
                 self.gates.rings(GUEST).started()
         except Crash:
@@ -144,6 +146,7 @@ class Side:
 
     def crash(self) -> None:
         self.up = False
+        self.engine.close()
         self.host.close()
 
     def instant(self, what: str) -> None:
@@ -212,10 +215,16 @@ class Wire:
 
 
 class World:
-    """Everything. ``crash_at`` counts instants; ``lost`` and ``failing`` choose messages and commands that fail."""
+    """Everything. ``crash_at`` counts instants; ``lost`` and ``failing`` choose messages and commands that fail.
 
-    def __init__(self, directory: Path, *, units: int = 1, named: bool = True, shared_nexus: bool = False) -> None:
+    With ``threads`` the engines run by themselves, as in a daemon.
+    """
+
+    def __init__(
+        self, directory: Path, *, units: int = 1, named: bool = True, shared_nexus: bool = False, threads: int = 0
+    ) -> None:
         self.directory = directory
+        self.threads = threads
         directory.mkdir(exist_ok=True)
         self.named = named
         self.units = [
@@ -252,6 +261,7 @@ class World:
         host_module.SqliteStore = self._class  # type: ignore[misc]
         for side in (self.s, self.d):
             if side.up:
+                side.engine.close()
                 side.host.close()
         for unit in self.units:
             unit.close()
