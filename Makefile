@@ -23,7 +23,7 @@ LEFT_OUT := $(if $(wildcard /usr/include/iscsi/iscsi.h),$(if $(wildcard _fastpat
 help:
 	@echo "make demo       see a reservation move between two hosts (no privileges)"
 	@echo "make test       every test that is not slow, on a real kernel too (installs Debian packages as root or with sudo)"
-	@echo "make test-slow  the tests that take minutes: 300 kills, a guest of QEMU's inside the virtual machine"
+	@echo "make test-slow  the tests that take minutes: 300 kills, daemons killed while a guest moves, QEMU inside the machine"
 	@echo "make bench      measure, beside the floors"
 	@echo "make lint       style, types, layering, C warnings"
 	@echo "make build      the virtual environment and the extensions"

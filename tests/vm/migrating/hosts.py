@@ -39,7 +39,7 @@ vhost_user = {{ socket = "{home}/db.sock", queues = 2 }}
 
 [[guest.unit]]
 lun = 0
-iscsi = {{ url = "{url}", initiator = "{initiator}" }}
+{backing}
 
 [migration]
 listen = "{home}/peer.sock"
@@ -57,9 +57,9 @@ def initiator_of(name: str) -> str:
 
 
 class DaemonHost:
-    """One ``pyproxy serve``. ``more`` is configuration behind the usual."""
+    """One ``pyproxy serve``. ``backing`` is the guest's unit's line, ``more`` configuration behind the usual."""
 
-    def __init__(self, directory: Path, name: str, peer: str, url: str, more: str = "") -> None:
+    def __init__(self, directory: Path, name: str, peer: str, backing: str, more: str = "") -> None:
         self.name = name
         self.home = directory / name
         self.home.mkdir()
@@ -71,8 +71,7 @@ class DaemonHost:
             peer=peer,
             peer_home=directory / peer,
             guest=GUEST,
-            url=url,
-            initiator=initiator_of(name),
+            backing=backing,
         )
         self._file.write_text(text + more, encoding="utf-8")
         self._log = self.home / "daemon.log"
@@ -163,7 +162,7 @@ class TwoHosts:
         try:
             self.target = self._stack.enter_context(TgtTarget(self.directory, size_mib=DISK_MIB))
             self.a, self.b = (
-                DaemonHost(self.directory, name, peer, self.target.url, more)
+                DaemonHost(self.directory, name, peer, self._backing(name), more)
                 for (name, peer), more in zip((("a", "b"), ("b", "a")), self._more, strict=True)
             )
             for host in (self.a, self.b):
@@ -177,6 +176,9 @@ class TwoHosts:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def _backing(self, name: str) -> str:
+        return f'iscsi = {{ url = "{self.target.url}", initiator = "{initiator_of(name)}" }}'
 
     def beside(self, host: DaemonHost) -> DaemonHost:
         """The other of the two hosts."""
