@@ -76,16 +76,18 @@ def test_a_daemon_killed_under_load_answers_everything_once(tmp_path: Path, back
             daemon = start_in(tmp_path, guests, stack)
             driver.reconnect(FrontEnd.connect(tmp_path / "web.sock"))
             load.settle()
-            told = unit_status(daemon)
-            assert told["error"] is None
-            assert told["open_intents"] == 0
+            assert unit_status(daemon)["error"] is None
+            if "path" in backing:
+                # tgt forgets the nexus with its session and tells of no key whose it is: only the guest can, below.
+                assert unit_status(daemon)["open_intents"] == 0
         load.run(0.3)
         load.settle()
         load.check_all()
         if "iscsi" in backing:
             # tgt counts across the daemon's lives.
             assert load.answers["claim good"] <= generation(load) <= load.tried
-        assert unit_status(daemon)["key"] == f"{load.key:#018x}"
+        told = unit_status(daemon)
+        assert (told["key"], told["open_intents"]) == (f"{load.key:#018x}", 0)
         driver.stop()
         assert daemon.stop()[0] == 0
     assert interrupted > KILLS

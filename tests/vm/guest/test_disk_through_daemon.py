@@ -13,6 +13,7 @@ import pytest
 from pyproxy.frontend.virtio_scsi.response import Response
 from tests.unit.daemon.disk_load import DiskLoad
 from tests.vm.rig.disk_host import past_attentions, serving
+from tests.vm.rig.nodes import wait_for
 from tests.vm.rig.sg_direct import SgNode
 
 KILLS = 3
@@ -88,7 +89,7 @@ def test_a_daemon_killed_under_load_answers_everything_once(lio, tmp_path):
             host.start()
             driver.reconnect(host.connect())
             load.settle()
-            assert host.unit()["open_intents"] == 0
+            wait_for(lambda: host.unit()["open_intents"] == 0, "the intents to be resolved", 120)
         load.run(1.0)
         load.settle()
         load.check_all()
