@@ -22,7 +22,7 @@ class AwayError(OperationError):
 
 @dataclass(eq=False, slots=True)
 class Away:
-    """A unit that is away: who it is, what it was called, since when (seconds since 1970).
+    """A unit that is away: who it is, what it was called, since when (RFC 3339, UTC).
 
     ``kind`` is the kind of node that it was used by. ``others`` are the addresses of other paths to it that were there
     when it went: other I_T nexuses, on which the guest is not registered. ``leaving`` until nothing uses the old device
@@ -31,7 +31,7 @@ class Away:
 
     identity: LogicalUnitIdentity
     name: str
-    since: float
+    since: str
     kind: NodeKind
     others: frozenset[str]
     leaving: bool = True

@@ -7,8 +7,7 @@ import threading
 from collections.abc import Callable
 
 from pyproxy.daemon import failures
-from pyproxy.daemon.host import OpenUnit
-from pyproxy.daemon.tasks import Key
+from pyproxy.daemon.host import Key, OpenUnit
 from pyproxy.device.base import TransportError, UnexpectedReplyError
 from pyproxy.device.capacity import Capacity, read_capacity
 from pyproxy.scsi.errors import DecodeError
@@ -31,11 +30,11 @@ class Capacities:
     def known(self, found: OpenUnit) -> bool:
         """Whether the unit was looked at before."""
         with self._lock:
-            return _key(found) in self._known
+            return found.key in self._known
 
     def look(self, found: OpenUnit) -> None:
         """Read the capacity; where it is another one than before the guest is told, by event and by unit attention."""
-        key, unit = _key(found), found.unit
+        key, unit = found.key, found.unit
         try:
             now: Capacity | None = read_capacity(unit.device, unit.snooper.received)
         except (UnexpectedReplyError, DecodeError) as error:
@@ -55,7 +54,3 @@ class Capacities:
             unit.raise_attention(CAPACITY_DATA_CHANGED)
         unit.capacity_told = False
         self._announce(found)
-
-
-def _key(found: OpenUnit) -> Key:
-    return found.unit.guest, found.unit.lun

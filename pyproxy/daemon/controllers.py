@@ -13,7 +13,7 @@ from pyproxy.config import Config, GuestSection, VhostUserSection, socket_path
 from pyproxy.daemon import failures
 from pyproxy.daemon.documents import VhostUserStatus
 from pyproxy.daemon.gates import Gates
-from pyproxy.daemon.host import Host, OpenUnit
+from pyproxy.daemon.host import Host, Key, OpenUnit
 from pyproxy.daemon.sockets import SocketError, listen, peers_of
 from pyproxy.frontend.vhost_user.data_plane import DataPlane
 from pyproxy.frontend.vhost_user.dialer import VhostUserDialer
@@ -70,18 +70,18 @@ class Controllers:
 
     def attach_open(self) -> None:
         """Attach the units that have been opened meanwhile; the others are not tried."""
-        opened = {(found.unit.guest, found.unit.lun) for found in self._host.open_units()}
+        opened = frozenset(found.key for found in self._host.open_units())
         with self._lock:
             if self._stopping:
                 return
             for guest in self._host.config.guest:
                 served = self._served.get(guest.name)
                 if served is not None:
-                    self._attach(guest, served, frozenset(lun for name, lun in opened if name == guest.name))
+                    self._attach(guest, served, opened)
 
     def detach(self, found: OpenUnit) -> None:
         """Take a unit from its guest's controller and tell the guest; when this returns no command runs there."""
-        guest, lun = found.unit.guest, found.unit.lun
+        guest, lun = found.key
         with self._lock:
             served = self._served.get(guest)
             if served is None or self._stopping or served.attached.get(lun) is not found:
@@ -156,10 +156,10 @@ class Controllers:
         self._served[guest.name] = served
         log.info("%s: its disks are on %s", name, path)
 
-    def _attach(self, guest: GuestSection, served: _Served, only: frozenset[int] | None = None) -> None:
-        """Attach the guest's units that are not attached yet, or ``only`` those of these LUNs."""
+    def _attach(self, guest: GuestSection, served: _Served, only: frozenset[Key] | None = None) -> None:
+        """Attach the guest's units that are not attached yet, or of those ``only`` these."""
         for section in guest.unit:
-            if section.lun in served.attached or (only is not None and section.lun not in only):
+            if section.lun in served.attached or (only is not None and (guest.name, section.lun) not in only):
                 continue
             try:
                 found = self._host.open_unit(guest.name, section.lun)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from msgspec.structs import replace
 
@@ -40,6 +40,9 @@ from pyproxy.unit import GuestUnit
 
 log = logging.getLogger(__name__)
 
+Key: TypeAlias = tuple[str, int]
+"""Guest and LUN."""
+
 STORE_FILE: Final = "reservations.sqlite3"
 _UNNAMED: Final = "this host's path"
 
@@ -56,6 +59,18 @@ class OpenUnit:
     lock: TryLock
     """The logical unit's lock, ``unit_lock`` of the snooper."""
 
+    @property
+    def key(self) -> Key:
+        """Guest and LUN."""
+        return self.unit.guest, self.unit.lun
+
+    def close_device(self) -> None:
+        """Close what it stands on, after the commands under way; that it cannot be closed is only logged."""
+        try:
+            self.backing.close()
+        except OSError:
+            log.exception("guest %s LUN %d: its device could not be closed", *self.key)
+
 
 class Host:
     """The guests of one host. Nothing is opened or locked before it is needed; ``close`` releases everything.
@@ -71,9 +86,9 @@ class Host:
         # nobody else.
         self._lock = threading.Lock()
         self._store_lock = threading.Lock()
-        self._opening: dict[tuple[str, int], threading.RLock] = {}
-        self._units: dict[tuple[str, int], OpenUnit] = {}
-        self._away: dict[tuple[str, int], Away] = {}
+        self._opening: dict[Key, threading.RLock] = {}
+        self._units: dict[Key, OpenUnit] = {}
+        self._away: dict[Key, Away] = {}
         self._state_lock: StateLock | None = None
         self._store: Store | None = None
         self._closed = False
@@ -116,13 +131,13 @@ class Host:
 
     def _grow(self, found: OpenUnit) -> bool:
         """Give an emulated unit the size that is configured; whether it did."""
-        wanted = self.section(found.unit.guest, found.unit.lun).emulated
+        wanted = self.section(*found.key).emulated
         if wanted is None or found.backing.grow is None or wanted == found.section.emulated:
             return False
         try:
             found.backing.grow(wanted)
         except (EmulatedUnitError, ValueError) as error:
-            log.error("guest %s LUN %d does not grow: %s", found.unit.guest, found.unit.lun, error)  # noqa: TRY400
+            log.error("guest %s LUN %d does not grow: %s", *found.key, error)  # noqa: TRY400
             return False
         return True
 
@@ -200,14 +215,13 @@ class Host:
 
         ``others`` are the addresses of other paths to it. Returns False where it was noted before.
         """
-        key = (found.unit.guest, found.unit.lun)
         assert found.backing.kind is not None
-        away = Away(found.identity, found.unit.device.name, time.time(), found.backing.kind, others)
+        away = Away(found.identity, found.unit.device.name, rfc3339(time.time()), found.backing.kind, others)
         with self._lock:
-            if self._units.get(key) is not found:
+            if self._units.get(found.key) is not found:
                 return False
-            del self._units[key]
-            self._away[key] = away
+            del self._units[found.key]
+            self._away[found.key] = away
         return True
 
     def end_absence(self, found: OpenUnit) -> None:
@@ -217,12 +231,9 @@ class Host:
         """
         with found.unit.snooper.unit_lock:
             pass
-        try:
-            found.backing.close()
-        except OSError:
-            log.exception("guest %s LUN %d: its device could not be closed", found.unit.guest, found.unit.lun)
+        found.close_device()
         found.claim.release()
-        away = self.away(found.unit.guest, found.unit.lun)
+        away = self.away(*found.key)
         if away is not None:
             away.leaving = False
 
@@ -244,7 +255,7 @@ class Host:
         """Return the configuration of a guest's units; raises NotFoundError."""
         return self._guest(guest).unit
 
-    def find_node(self, path: str) -> tuple[str, int] | None:
+    def find_node(self, path: str) -> Key | None:
         """Return guest and LUN of the unit that is configured on the node ``path``, by whatever name, or None."""
         wanted, node = os.path.realpath(path), _scsi_device(path)
         with self._lock:
@@ -265,7 +276,7 @@ class Host:
         """Return the lock of the logical unit ``name`` (its identity name), whether or not a guest here has it."""
         return self._registry.lock(name)
 
-    def close(self, leave: Collection[tuple[str, int]] = ()) -> None:
+    def close(self, leave: Collection[Key] = ()) -> None:
         """Release every unit, the store and the lock; safe to repeat.
 
         The devices of ``leave`` (guest and LUN) are not closed: a command that is running there would be waited for.
@@ -274,12 +285,8 @@ class Host:
             units, self._units = list(self._units.values()), {}
         for unit in units:
             unit.claim.release()
-            if (unit.unit.guest, unit.unit.lun) in leave:
-                continue
-            try:
-                unit.backing.close()
-            except OSError:
-                log.exception("guest %s LUN %d: its device could not be closed", unit.unit.guest, unit.unit.lun)
+            if unit.key not in leave:
+                unit.close_device()
         with self._store_lock:
             self._closed = True
             if self._store is not None:
@@ -311,7 +318,7 @@ class Host:
                     raise
                 problem = told
         what = problem or "attach it again, the node may be another one then"
-        raise AwayError(f"{who} was detached {rfc3339(away.since)}; {what}", problem)
+        raise AwayError(f"{who} was detached {away.since}; {what}", problem)
 
     def _open(
         self, guest: GuestSection, section: UnitSection, away: Away | None = None, node: Path | None = None

@@ -36,7 +36,7 @@ from pyproxy.daemon.standing import checkpoint_of, nexus_of
 from pyproxy.device.base import Device, execute_past_attentions
 from pyproxy.device.sg import SgDevice
 from pyproxy.migration.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint
-from pyproxy.migration.record import load_records, rfc3339
+from pyproxy.migration.record import load_records
 from pyproxy.migration.restore import RestoreReport, restore
 from pyproxy.reservation.classify import Decision
 from pyproxy.reservation.snapshot import Snapshot, drive, read_snapshot
@@ -222,7 +222,7 @@ class LocalOperations:
                 lun=section.lun,
                 device=backing,
                 error=told,
-                away_since=None if away is None else rfc3339(away.since),
+                away_since=None if away is None else away.since,
             )
         state, snooper = found.unit.state, found.unit.snooper
         return UnitStatus(

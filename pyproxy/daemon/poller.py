@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from pyproxy.daemon.host import Host, OpenUnit
-from pyproxy.daemon.tasks import STOP_SECONDS, Key, UnitTasks
+from pyproxy.daemon.host import Host, Key, OpenUnit
+from pyproxy.daemon.tasks import STOP_SECONDS, UnitTasks
 from pyproxy.device.base import TransportError
 from pyproxy.reservation.poll import Polled, UnitPoll
 from pyproxy.scsi.command import Command, Result
@@ -74,11 +74,10 @@ class Poller:
         return False
 
     def _begin(self, found: OpenUnit) -> None:
-        key = (found.unit.guest, found.unit.lun)
-        poll = self._polls.setdefault(key, UnitPoll())
-        self._tasks.begin(key, lambda: self._poll(key, poll, found))
+        poll = self._polls.setdefault(found.key, UnitPoll())
+        self._tasks.begin(found.key, lambda: self._poll(poll, found))
 
-    def _poll(self, key: Key, poll: UnitPoll, found: OpenUnit) -> None:
+    def _poll(self, poll: UnitPoll, found: OpenUnit) -> None:
         device = found.unit.device
 
         def execute(command: Command) -> Result:
@@ -88,6 +87,6 @@ class Poller:
 
         ended = poll.run(found.unit.snooper, found.lock, execute)
         level = logging.INFO if ended is Polled.RESYNCED else logging.DEBUG
-        log.log(level, "guest %s LUN %d: polled, %s", *key, ended)
+        log.log(level, "guest %s LUN %d: polled, %s", *found.key, ended)
         if not self._tasks.stopping:
             self._also(found)

@@ -6,14 +6,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final
 
 from pyproxy.daemon import failures
+from pyproxy.daemon.host import Key
 
 log = logging.getLogger(__name__)
-
-Key: TypeAlias = tuple[str, int]
-"""Guest and LUN."""
 
 STOP_SECONDS: Final = 1.0
 """How long to wait for work under way when the daemon stops."""

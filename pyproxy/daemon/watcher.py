@@ -15,8 +15,8 @@ from pyproxy.daemon import failures
 from pyproxy.daemon.away import AwayError, attached_units
 from pyproxy.daemon.capacities import Capacities
 from pyproxy.daemon.front_ends import FrontEnds
-from pyproxy.daemon.host import Host, OpenUnit
-from pyproxy.daemon.tasks import STOP_SECONDS, Key, UnitTasks
+from pyproxy.daemon.host import Host, Key, OpenUnit
+from pyproxy.daemon.tasks import STOP_SECONDS, UnitTasks
 from pyproxy.device.uevents import Uevent, UeventSocket
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Watcher:
         self._tasks: Final = UnitTasks("hotplug")
         self._told: dict[Key, str] = {}
         self._others: dict[Key, frozenset[str]] = {}
-        self._woken, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
 
     def start(self) -> None:
@@ -55,12 +55,11 @@ class Watcher:
         """Begin nothing any more, wait at most ``seconds``; returns the units whose device still holds something up."""
         self._tasks.stop()
         if self._wake >= 0:
-            os.write(self._wake, b"x")
+            os.eventfd_write(self._wake, 1)
             if self._thread.ident is not None:
                 self._thread.join()
             os.close(self._wake)
-            os.close(self._woken)
-            self._wake = self._woken = -1
+            self._wake = -1
         return self._tasks.join(seconds)
 
     def _run(self) -> None:
@@ -87,7 +86,7 @@ class Watcher:
         Returns them, and whether there may be more: time has passed, or some were lost.
         """
         poll = select.poll()
-        poll.register(self._woken, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
         if events is not None:
             poll.register(events, select.POLLIN)
         if not poll.poll(self._seconds * 1000):
@@ -100,7 +99,7 @@ class Watcher:
     def _look(self, heard: Iterable[Uevent], *, everything: bool) -> None:
         resized = {event.scsi_address for event in heard if event.capacity_changed}
         came = everything or any(event.action in ("add", "change", "bind") for event in heard)
-        opened = {(found.unit.guest, found.unit.lun): found for found in self._host.open_units()}
+        opened = {found.key: found for found in self._host.open_units()}
         for key, found in opened.items():
             if not found.backing.attached():
                 self._tasks.begin(key, partial(self._detached, found))
@@ -120,21 +119,20 @@ class Watcher:
         for found in opened:
             paths = {device.name for device in attached.get(found.identity.name, ())}
             if found.backing.address is not None:
-                self._others[found.unit.guest, found.unit.lun] = frozenset(paths - {found.backing.address})
+                self._others[found.key] = frozenset(paths - {found.backing.address})
 
     def _detached(self, found: OpenUnit) -> None:
-        key = (found.unit.guest, found.unit.lun)
-        if not self._host.begin_absence(found, self._others.get(key, frozenset())):
+        if not self._host.begin_absence(found, self._others.get(found.key, frozenset())):
             return
         log.warning(
             "guest %s LUN %d: %s (%s) was detached; the guest has it back when it is attached again",
-            *key,
+            *found.key,
             found.unit.device.name,
             found.identity.name,
         )
         self._front_ends.let_go(found)
         self._host.end_absence(found)
-        self._open(key)
+        self._open(found.key)
 
     def _open(self, key: Key) -> None:
         """Open a unit that is not open, where that is possible now; a reason why not is told once."""
