@@ -15,7 +15,6 @@ from pyproxy.frontend.vhost_user.counters import Counts
 from pyproxy.frontend.vhost_user.data_plane import DataPlane
 from pyproxy.frontend.vhost_user.ring_events import RingListener
 from pyproxy.frontend.vhost_user.seat import Seat
-from pyproxy.frontend.vhost_user.session import Close, CloseReason
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +66,7 @@ class VhostUserDialer:
 
     def memory_gone(self, sentence: str) -> None:
         """End the connection of a front end that took memory back which it had shared; does not wait."""
-        self._seat.condemn(Close(CloseReason.MEMORY_GONE, sentence))
+        self._seat.memory_gone(sentence)
 
     @property
     def features(self) -> int:

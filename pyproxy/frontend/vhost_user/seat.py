@@ -13,7 +13,7 @@ from pyproxy.frontend.vhost_user.connection import Connection
 from pyproxy.frontend.vhost_user.counters import Counters, Counts
 from pyproxy.frontend.vhost_user.data_plane import DataPlane
 from pyproxy.frontend.vhost_user.ring_events import RingListener
-from pyproxy.frontend.vhost_user.session import Close
+from pyproxy.frontend.vhost_user.session import Close, CloseReason
 
 log = logging.getLogger(__name__)
 
@@ -84,12 +84,12 @@ class Seat:
             log.error("%s: commands of %s still run on their devices", self.name, connection.peer)
         return not thread.is_alive()
 
-    def condemn(self, close: Close) -> None:
-        """End the connection there is, for that reason; does not wait."""
+    def memory_gone(self, sentence: str) -> None:
+        """End the connection there is, whose front end took memory back; does not wait."""
         with self._lock:
             taken = self._taken
         if taken is not None:
-            taken[0].condemn(close)
+            taken[0].condemn(Close(CloseReason.MEMORY_GONE, sentence))
 
     @property
     def features(self) -> int:
