@@ -17,6 +17,8 @@ from pyproxy.frontend.vhost_user.message import InflightArea
 from pyproxy.frontend.virtio_scsi.control import NotificationRequest, TaskManagementRequest
 from pyproxy.frontend.virtio_scsi.event import EVENT_SIZE, Event
 from pyproxy.frontend.virtio_scsi.lun import Address, encode_lun
+from pyproxy.scsi.constants import Status
+from pyproxy.scsi.sense import decode_sense
 
 CONTROL: Final = 0
 EVENTS: Final = 1
@@ -44,6 +46,12 @@ class Answer:
     data: bytes
     residual: int
     written: int
+
+    @property
+    def is_unit_attention(self) -> bool:
+        """Whether a unit attention came in the command's place; the sense may be in either format."""
+        sense = decode_sense(self.sense) if self.status == Status.CHECK_CONDITION else None
+        return sense is not None and sense.is_unit_attention
 
 
 @dataclass(slots=True)
@@ -154,6 +162,20 @@ class ScsiDriver:
     ) -> Answer:
         """Run one command to its end; ``address`` may be a LUN field as it is."""
         return self.wait(self.submit(cdb, data_out, data_in, address=address, queue=queue), seconds)
+
+    def execute_past_attentions(
+        self,
+        cdb: bytes,
+        data_out: bytes = b"",
+        data_in: int = 0,
+        *,
+        address: Address = Address(0, 0),  # noqa: B008
+    ) -> Answer:
+        """Run one command to its end, again as long as a unit attention comes instead."""
+        while True:
+            answer = self.execute(cdb, data_out, data_in, address=address)
+            if not answer.is_unit_attention:
+                return answer
 
     def submit(
         self,

@@ -14,7 +14,6 @@ from pyproxy.frontend.virtio_scsi.response import Response
 REGION = 4096
 REGIONS = 256
 BLOCKS = REGION // 512
-UNIT_ATTENTION = 6
 FAILED_ONCE = {Response.RESET, Response.BUSY, Response.TRANSPORT_FAILURE, Response.ABORTED}
 """What a guest's driver repeats, or hands on as an error that its file system repeats."""
 
@@ -80,12 +79,9 @@ class DiskLoad:
             assert answer.status == 0
             assert self._is_possible(region, answer.data)
 
-    def past_attentions(self, cdb: bytes, data_out: bytes = b"", data_in: int = 0) -> Answer:
-        """Run one command; again where it met a unit attention."""
-        while True:
-            answer = self.driver.execute(cdb, data_out, data_in, address=self.address)
-            if not _is_attention(answer):
-                return answer
+    def past_attentions(self, cdb: bytes, data_in: int) -> Answer:
+        """Run one command on the unit; again where it met a unit attention."""
+        return self.driver.execute_past_attentions(cdb, data_in=data_in, address=self.address)
 
     def _send(self) -> None:
         kind = self.draw.choices(("write", "read", "ready", "claim"), (10, 8, 2, 1))[0]
@@ -123,7 +119,7 @@ class DiskLoad:
 
     def _check(self, one: _Sent, answer: Answer) -> None:
         good = answer.response == Response.OK and answer.status == 0
-        attention = _is_attention(answer)
+        attention = answer.is_unit_attention
         self.answers[f"{one.kind} {'good' if good else 'attention' if attention else 'failed'}"] += 1
         assert good or attention or answer.response in FAILED_ONCE, (one.kind, answer)
         if one.kind == "write" and not attention:
@@ -136,7 +132,3 @@ class DiskLoad:
 
     def _is_possible(self, region: int, data: bytes) -> bool:
         return any(data == content(region, version) for version in self._possible.get(region, {0}))
-
-
-def _is_attention(answer: Answer) -> bool:
-    return answer.response == Response.OK and answer.status == 2 and answer.sense[2] & 0xF == UNIT_ATTENTION

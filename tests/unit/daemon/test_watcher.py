@@ -259,21 +259,17 @@ def test_the_last_unit_of_a_target(machine: Machine) -> None:
     assert driver.execute(TEST_UNIT_READY).response == Response.BAD_TARGET
 
 
-def test_a_unit_that_could_not_be_opened_is_tried_again(tmp_path: Path, machine: Machine) -> None:
+def test_a_unit_that_could_not_be_opened_is_tried_again(machine: Machine) -> None:
+    late = machine.disks.pop()
     machine.host.close()
     with ExitStack() as stack:
-        (tmp_path / "second").mkdir()
-        second = Machine.__new__(Machine)
-        second.directory, second.disks, second._stack = tmp_path / "second", machine.disks[:1], stack
-        text = machine.host.config
-        host = stack.enter_context(closing(Host(text, open_backing=second.open)))
-        front_ends = FrontEnds(host)
+        host = stack.enter_context(closing(Host(machine.host.config, open_backing=machine.open)))
         host.open_all()
-        watcher = Watcher(host, front_ends, Capacities(lambda _: None), seconds=0.02)
+        watcher = Watcher(host, FrontEnds(host), Capacities(lambda _: None), seconds=0.02)
         stack.callback(watcher.stop)
         watcher.start()
         assert [found.unit.lun for found in host.open_units()] == [0]
-        second.disks = machine.disks[:2]
+        machine.disks.append(late)
         wait_for(lambda: len(host.open_units()) == 2, "LUN 1 to be opened")
 
 

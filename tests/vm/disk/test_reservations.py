@@ -76,6 +76,13 @@ def nexuses(request, disks):
     wipe(one)
 
 
+def registered(nexuses):
+    """Both, registered with A and B."""
+    for disk, key in zip(nexuses, (A, B), strict=True):
+        assert out(disk, "--register", f"--param-sark={key:x}") == 0
+    return nexuses
+
+
 def wipe(disk) -> None:
     assert out(disk, "--register-ignore", "--param-sark=77") == 0
     assert out(disk, "--clear", "--param-rk=77") == 0
@@ -109,9 +116,7 @@ def test_one_holds_and_the_other_is_kept_out(nexuses, kind, name):
 
 
 def test_preempt_and_clear(nexuses):
-    one, two = nexuses
-    assert out(one, "--register", f"--param-sark={A:x}") == 0
-    assert out(two, "--register", f"--param-sark={B:x}") == 0
+    one, two = registered(nexuses)
     assert out(one, "--reserve", f"--param-rk={A:x}", "--prout-type=1") == 0
     assert out(two, "--preempt", f"--param-rk={B:x}", f"--param-sark={A:x}", "--prout-type=1") == 0
     assert keys(two) == [B]
@@ -123,9 +128,7 @@ def test_preempt_and_clear(nexuses):
 
 
 def test_preempt_and_abort(nexuses):
-    one, two = nexuses
-    assert out(one, "--register", f"--param-sark={A:x}") == 0
-    assert out(two, "--register", f"--param-sark={B:x}") == 0
+    one, two = registered(nexuses)
     assert out(one, "--reserve", f"--param-rk={A:x}", "--prout-type=5") == 0
     preempted = out(two, "--preempt-abort", f"--param-rk={B:x}", f"--param-sark={A:x}", "--prout-type=5")
     if on_tgt(one):
@@ -139,9 +142,7 @@ def test_preempt_and_abort(nexuses):
 
 
 def test_every_registration_is_told_with_who_holds(nexuses):
-    one, two = nexuses
-    assert out(one, "--register", f"--param-sark={A:x}") == 0
-    assert out(two, "--register", f"--param-sark={B:x}") == 0
+    one, two = registered(nexuses)
     assert out(two, "--reserve", f"--param-rk={B:x}", "--prout-type=6") == 0
     if on_tgt(one):
         assert persist(one, "--in", "--read-full-status")[0] == ILLEGAL_REQUEST, "tgt has no READ FULL STATUS"

@@ -14,9 +14,9 @@ from pyproxy.frontend.virtio_scsi.response import Response
 from pyproxy.scsi.capacity import ReadCapacity16
 from tests.unit.pr_helper.exchange import Client, parameters, prin, prout
 from tests.vm.rig import scsi_debug as scsi_debug_module
-from tests.vm.rig.disk_host import past_attentions, serving
-from tests.vm.rig.lio import LioNexus
+from tests.vm.rig.disk_host import serving
 from tests.vm.rig.nodes import wait_for
+from tests.vm.rig.sg_direct import past_attentions
 from tests.vm.rig.takeover import CONFLICT
 
 K = 0x1122334455667788
@@ -29,19 +29,10 @@ RESCAN = Event(EventKind.TRANSPORT_RESET, PLACE, ResetReason.RESCAN)
 CAPACITY_CHANGED = Event(EventKind.PARAM_CHANGE, PLACE, 0x2A | 0x09 << 8)
 
 
-def fencer_writes(nexus: LioNexus, data: bytes) -> int:
-    """The status of a write by another host, which has a unit attention or two to hear of before."""
-    for _ in range(4):
-        status = nexus.direct.execute(WRITE, data_out=data).status
-        if status != 2:
-            break
-    return status
-
-
 def claims(driver: ScsiDriver) -> None:
     """Write Exclusive - Registrants Only, so that other nexuses can still read."""
-    assert past_attentions(driver, prout(6, 24), parameters(0, K)).status == 0
-    assert past_attentions(driver, prout(1, 24, 5), parameters(K)).status == 0
+    assert driver.execute_past_attentions(prout(6, 24), parameters(0, K)).status == 0
+    assert driver.execute_past_attentions(prout(1, 24, 5), parameters(K)).status == 0
 
 
 def test_a_disk_comes_back_under_another_name(lio, scsi_debug, tmp_path):
@@ -52,7 +43,7 @@ def test_a_disk_comes_back_under_another_name(lio, scsi_debug, tmp_path):
     with serving(tmp_path, nexus) as (host, driver):
         claims(driver)
         data = os.urandom(4096)
-        assert past_attentions(driver, WRITE, data).status == 0
+        assert driver.execute_past_attentions(WRITE, data).status == 0
         nexus.detach()
         assert driver.events(1) == [REMOVED]
         assert driver.execute(READ, data_in=4096).response == Response.BAD_TARGET
@@ -67,12 +58,12 @@ def test_a_disk_comes_back_under_another_name(lio, scsi_debug, tmp_path):
         nexus.attach()
         assert nexus.sg != before
         assert driver.events(1) == [RESCAN]
-        assert past_attentions(driver, READ, data_in=4096).data == data
+        assert driver.execute_past_attentions(READ, data_in=4096).data == data
         status = host.unit()
         assert (status["device"], status["away_since"], status["error"]) == (str(nexus.sg), None, None)
         assert (status["key"], status["reservation_type"]) == (f"0x{K:016x}", 5)
-        assert past_attentions(driver, WRITE, data).status == 0
-        assert fencer_writes(other, data) == CONFLICT
+        assert driver.execute_past_attentions(WRITE, data).status == 0
+        assert past_attentions(lambda: other.direct.execute(WRITE, data_out=data)).status == CONFLICT
         # By the node that it has now, and by no other.
         for node, served in ((nexus.sd, True), (foreign.sd, False)):
             descriptor = os.open(node, os.O_RDWR | os.O_NONBLOCK)
@@ -136,7 +127,7 @@ def test_a_disk_that_was_missing_when_the_daemon_started(lio, tmp_path):
         assert driver.execute(READ, data_in=4096).response == Response.BAD_TARGET
         nexus.attach()
         assert driver.events(1) == [RESCAN]
-        assert past_attentions(driver, READ, data_in=4096).status == 0
+        assert driver.execute_past_attentions(READ, data_in=4096).status == 0
         assert host.unit()["error"] is None
 
 
@@ -144,7 +135,7 @@ def test_a_disk_that_grows(scsi_debug, tmp_path):
     """The guest gets the event and one unit attention, whether its own command or another's is first to meet it."""
     (nodes,) = scsi_debug(dev_size_mb=64)
     with serving(tmp_path, nodes) as (_, driver):
-        capacity = past_attentions(driver, READ_CAPACITY, data_in=32).data
+        capacity = driver.execute_past_attentions(READ_CAPACITY, data_in=32).data
         assert ReadCapacity16.decode(capacity).size == 64 << 20
         time.sleep(1)
         for seen_first, gigabytes in ((True, 2), (False, 3)):

@@ -7,16 +7,18 @@ import os
 import random
 import signal
 import threading
+from functools import partial
 
 import pytest
 
 from pyproxy.frontend.virtio_scsi.response import Response
 from tests.unit.daemon.disk_load import DiskLoad
-from tests.vm.rig.disk_host import past_attentions, serving
+from tests.vm.rig.disk_host import serving
 from tests.vm.rig.nodes import wait_for
-from tests.vm.rig.sg_direct import SgNode
+from tests.vm.rig.sg_direct import SgNode, past_attentions
 
 KILLS = 3
+READ = bytes.fromhex("28 00 00 00 10 00 00 08 00 00")
 ASKED = {
     "INQUIRY": ("12 00 00 00 ff 00", 255),
     "READ CAPACITY (10)": ("25 00 00 00 00 00 00 00 00 00", 8),
@@ -41,33 +43,25 @@ def nodes(request):
     return found
 
 
-def past_attentions_at(node, cdb, size):
-    """The same past everything under test."""
-    while True:
-        reply = node.execute(cdb, data_in=size)
-        if reply.key_asc_ascq is None or reply.key_asc_ascq[0] != 6:
-            return reply
-
-
 def test_the_bytes_are_the_devices(nodes, tmp_path):
     """The answers to what asks about the unit, every VPD page, data, and errors with their sense."""
     direct = SgNode(nodes.sg)
     with contextlib.ExitStack() as stack, serving(tmp_path, nodes) as (_, driver):
         stack.callback(direct.close)
-        pages = past_attentions(driver, bytes.fromhex("12 01 00 00 ff 00"), data_in=255).data[4:]
+        pages = driver.execute_past_attentions(bytes.fromhex("12 01 00 00 ff 00"), data_in=255).data[4:]
         asked = dict(ASKED) | {f"VPD page {page:02X}h": (f"12 01 {page:02x} 02 00 00", 512) for page in pages}
         assert len(pages) >= 4
         for name, (cdb, size) in asked.items():
-            through = past_attentions(driver, bytes.fromhex(cdb), data_in=size)
-            there = past_attentions_at(direct, bytes.fromhex(cdb), size)
+            through = driver.execute_past_attentions(bytes.fromhex(cdb), data_in=size)
+            there = past_attentions(partial(direct.execute, bytes.fromhex(cdb), data_in=size))
             assert through.response == Response.OK, name
             assert (through.status, through.sense) == (there.status, there.sense), name
             if there.good:
                 assert through.data == there.data, name
         data = os.urandom(1 << 20)
-        assert past_attentions(driver, bytes.fromhex("2a 00 00 00 10 00 00 08 00 00"), data).status == 0
-        assert past_attentions_at(direct, bytes.fromhex("28 00 00 00 10 00 00 08 00 00"), 1 << 20).data == data
-        assert past_attentions(driver, bytes.fromhex("28 00 00 00 10 00 00 08 00 00"), data_in=1 << 20).data == data
+        assert driver.execute_past_attentions(bytes.fromhex("2a 00 00 00 10 00 00 08 00 00"), data).status == 0
+        assert past_attentions(partial(direct.execute, READ, data_in=1 << 20)).data == data
+        assert driver.execute_past_attentions(READ, data_in=1 << 20).data == data
 
 
 def test_a_daemon_killed_under_load_answers_everything_once(lio, tmp_path):

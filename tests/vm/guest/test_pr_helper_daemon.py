@@ -34,10 +34,6 @@ class HelpedHost(OperatedHost):
         super().__init__(directory, name, nexus, guest_keys=f'pr_helper = {{ socket = "{self.path}"{keys} }}')
         self.disk = os.open(nexus.sd, os.O_RDWR | os.O_NONBLOCK)
 
-    def start(self) -> None:
-        self.serve()
-        wait_for(lambda: self.serving, "the daemon")
-
     def ask(self, cdb: bytes, parameter_list: bytes = b"") -> Answer:
         """One request on a connection of its own, past unit attentions."""
         with Client(self.path) as client:

@@ -27,13 +27,10 @@ class MovingGuest:
         self.driver = ScsiDriver(FrontEnd.connect(host.disks), request_queues=2)
         self.driver.start()
 
-    def execute(self, cdb: bytes, data_out: bytes = b"", data_in: int = 0) -> Answer:
+    def execute(self, cdb: bytes, data_out: bytes = b"") -> Answer:
         """Run one command, past unit attentions."""
         assert self.driver is not None
-        while True:
-            answer = self.driver.execute(cdb, data_out, data_in)
-            if answer.status != 2 or answer.sense[2] & 0xF != 6:
-                return answer
+        return self.driver.execute_past_attentions(cdb, data_out)
 
     def claims(self, kind: int | None) -> None:
         """Register, and reserve with type ``kind``."""

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pyproxy.driver.front_end import FrontEnd
-from pyproxy.driver.scsi import Answer, ScsiDriver
+from pyproxy.driver.scsi import ScsiDriver
 from pyproxy.frontend.virtio_scsi.event import CHANGE
 from tests.vm.rig.lio import LioNexus
-from tests.vm.rig.nodes import Nodes, wait_for
+from tests.vm.rig.nodes import Nodes
 from tests.vm.rig.operated import OperatedHost
 
 
@@ -22,10 +22,6 @@ class DrivenHost(OperatedHost):
         self.path, self.helper = directory / "disk.sock", directory / "helper.sock"
         keys = f'vhost_user = {{ socket = "{self.path}" }}\npr_helper = {{ socket = "{self.helper}" }}'
         super().__init__(directory, "a", nexus, guest_keys=keys)
-
-    def start(self) -> None:
-        self.serve()
-        wait_for(lambda: self.serving, "the daemon")
 
     def connect(self) -> FrontEnd:
         return FrontEnd.connect(self.path)
@@ -51,11 +47,3 @@ def serving(directory: Path, nexus: LioNexus | Nodes) -> Iterator[tuple[DrivenHo
         finally:
             print(host.log.read_text())
     assert "failed inside pyproxy" not in host.log.read_text()
-
-
-def past_attentions(driver: ScsiDriver, cdb: bytes, data_out: bytes = b"", data_in: int = 0) -> Answer:
-    """Run one command; again where it met a unit attention."""
-    while True:
-        answer = driver.execute(cdb, data_out, data_in)
-        if answer.status != 2 or answer.sense[2] & 0xF != 6:
-            return answer

@@ -14,6 +14,7 @@ from pyproxy import config
 from pyproxy.cli.main import main
 from pyproxy.frontend.api import connect
 from tests.vm.rig.lio import LioNexus
+from tests.vm.rig.nodes import wait_for
 from tests.vm.rig.takeover import GUEST, write_config
 
 
@@ -49,6 +50,11 @@ class OperatedHost:
             self.daemon = subprocess.Popen(
                 [sys.executable, "-m", "pyproxy", *self.words("serve")], stdout=log, stderr=subprocess.STDOUT
             )
+
+    def start(self):
+        """Serve, and wait until it does."""
+        self.serve()
+        wait_for(lambda: self.serving, "the daemon")
 
     @property
     def serving(self):

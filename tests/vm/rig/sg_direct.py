@@ -42,6 +42,16 @@ class Reply:
         return self.sense[2] & 0xF, self.sense[12], self.sense[13]
 
 
+def past_attentions(send: object) -> Reply:
+    """Call ``send`` until its reply is no unit attention, 16 times at most; the last reply."""
+    assert callable(send)
+    for _ in range(16):
+        reply: Reply = send()
+        if reply.status != 2 or reply.key_asc_ascq is None or reply.key_asc_ascq[0] != 6:
+            break
+    return reply
+
+
 class SgNode:
     """One /dev/sg* or /dev/sd* node, opened once."""
 
@@ -116,11 +126,7 @@ class SgNode:
 
     def drained(self, send: object) -> Reply:
         """Call ``send`` until its reply is no unit attention; raises OSError unless it is GOOD."""
-        assert callable(send)
-        for _ in range(16):
-            reply: Reply = send()
-            if reply.status != 2 or reply.key_asc_ascq is None or reply.key_asc_ascq[0] != 6:
-                break
+        reply = past_attentions(send)
         if not reply.good:
             raise OSError(errno.EIO, f"{self.path} answered status {reply.status:02X}h {reply.key_asc_ascq}")
         return reply
