@@ -24,6 +24,7 @@ from tests.rig.iscsi_proxy import (
     TASK_MANAGEMENT,
     TASK_MANAGEMENT_RESPONSE,
     IscsiProxy,
+    Pdu,
 )
 from tests.rig.tgt import TgtTarget
 
@@ -89,10 +90,17 @@ def pattern_of(size: int) -> bytes:
     return bytes(range(256)) * (size // 256)
 
 
+def last_received(proxy: IscsiProxy, opcode: int) -> Pdu:
+    """What the target sent last of that kind, which it may be about to send."""
+    eventually(lambda: opcode in [pdu.opcode for pdu in list(proxy.received)], f"PDU {opcode:#x}")
+    return next(pdu for pdu in reversed(proxy.received) if pdu.opcode == opcode)
+
+
 def test_answer_while_the_abort_is_on_the_way(proxy: IscsiProxy, open_device: Open) -> None:
     """The command's own answer comes after ABORT TASK was sent: it counts, and the slot is used again."""
     device = open_device(portal=proxy.portal, abort_seconds=60, depth=1)
     kept = threading.Event()
+    proxy.received.clear()
     proxy.keep_back = lambda pdu: (
         pdu.opcode == TASK_MANAGEMENT_RESPONSE or (pdu.opcode == SCSI_RESPONSE and not kept.is_set())
     )
@@ -107,16 +115,16 @@ def test_answer_while_the_abort_is_on_the_way(proxy: IscsiProxy, open_device: Op
     thread = threading.Thread(target=execute)
     thread.start()
     eventually(lambda: TASK_MANAGEMENT in proxy.opcodes_sent(), "ABORT TASK")
+    withheld = last_received(proxy, SCSI_RESPONSE)
     kept.set()
-    withheld = next(pdu for pdu in reversed(proxy.received) if pdu.opcode == SCSI_RESPONSE)
     proxy.inject(withheld.header, withheld.rest)
     thread.join()
     (outcome,) = outcomes
     assert isinstance(outcome, Result)
     assert outcome.good
     # The one slot stays taken until ABORT TASK is answered.
+    answer = last_received(proxy, TASK_MANAGEMENT_RESPONSE)
     proxy.keep_back = lambda _: False
-    answer = next(pdu for pdu in proxy.received if pdu.opcode == TASK_MANAGEMENT_RESPONSE)
     proxy.inject(answer.header, answer.rest)
     assert device.execute(TEST_UNIT_READY).good
     assert device.counts == (1, 0, 1, 0)
@@ -132,8 +140,8 @@ def test_late_data_of_an_aborted_read_go_nowhere(proxy: IscsiProxy, open_device:
     batch.add(read(0, 1).cdb, DIRECTION_IN, room, 200)
     device.engine.run(batch)
     assert batch.result(0)[6] == errno.ETIMEDOUT
+    late = last_received(proxy, DATA_IN)
     proxy.keep_back = lambda _: False
-    late = next(pdu for pdu in reversed(proxy.received) if pdu.opcode == DATA_IN)
     proxy.inject(late.header, late.rest)
     assert device.execute(TEST_UNIT_READY).good
     assert bytes(room) == b"\x55" * BLOCK

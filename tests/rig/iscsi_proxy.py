@@ -93,8 +93,10 @@ class IscsiProxy:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        # A connection that is just being made is among the sockets that reset() closes only once that thread ended.
+        self._threads[0].join()
         self.reset()
-        for thread in self._threads:
+        for thread in self._threads[1:]:
             thread.join()
 
     def opcodes_sent(self) -> list[int]:
