@@ -17,6 +17,7 @@ from pyproxy.cli.adopt import adopt
 from pyproxy.cli.check import check_config
 from pyproxy.cli.demo import demo
 from pyproxy.cli.devices import devices
+from pyproxy.cli.hooks import libvirt_hook
 from pyproxy.cli.migrate import migrate
 from pyproxy.cli.pr import pr
 from pyproxy.cli.serve import serve
@@ -74,5 +75,18 @@ def main(ctx: click.Context, config_file: Path | None) -> None:
     logging.getLogger("pyproxy").addHandler(logging.NullHandler())
 
 
-for command in (serve, demo, status, devices, pr, adopt, checkpoint, inspect, restore, migrate, check_config):
+for command in (
+    serve,
+    demo,
+    status,
+    devices,
+    pr,
+    adopt,
+    checkpoint,
+    inspect,
+    restore,
+    migrate,
+    libvirt_hook,
+    check_config,
+):
     main.add_command(command)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pyproxy.daemon.operations import MigrateRequest, Operations
 
 _LOOK_SECONDS: Final = 0.2
+_ANY: Final = "any"
 
 
 @click.command(
@@ -21,6 +22,8 @@ _LOOK_SECONDS: Final = 0.2
 @click.argument("guest", required=False)
 @click.option("--to", metavar="HOST", help="The peer that the guest goes to.")
 @click.option("--now", is_flag=True, help="The guest has stopped: hand over now, and wait until the peer is ready.")
+@click.option("--from", "source", metavar="HOST", help="The peer that the guest comes from; any: whichever serves it.")
+@click.option("--withdraw", is_flag=True, help="The guest does not come here after all: tell the peer it was to leave.")
 @click.option(
     "--qmp",
     type=click.Path(path_type=Path),
@@ -45,6 +48,8 @@ def migrate(
     guest: str | None,
     to: str | None,
     now: bool,
+    source: str | None,
+    withdraw: bool,
     qmp: Path | None,
     uri: str | None,
     wait: bool,
@@ -58,12 +63,21 @@ def migrate(
     """Move what GUEST has registered and reserved to another host while its hypervisor moves the guest.
 
     With --to everything is checked, and the handover armed: it begins when the guest stops here, and the guest is
-    served there once its claims are. With --now the guest has stopped already (paused by you or a hook). A guest that
-    starts here again takes its claims back. Exit status 0: done, or with --now the guest may start there.
+    served there once its claims are. --from does the same from where the guest goes to. With --now the guest has
+    stopped already (paused by you or a hook). A guest that starts here again takes its claims back. Exit status 0:
+    done, or with --now the guest may start there.
     """
     from pyproxy.cli.access import operations
 
-    _check_use(guest, to=to, now=now, status=status, cancel=cancel, source_dead=source_dead)
+    exclusive = {
+        "--to": to is not None,
+        "--from": source is not None,
+        "--withdraw": withdraw,
+        "--status": status,
+        "--cancel": cancel,
+        "--source-dead": source_dead,
+    }
+    _check_use(guest, [name for name, given in exclusive.items() if given], now=now)
     if destination_dead and not cancel:
         raise click.UsageError("--destination-dead goes with --cancel.")
     if qmp is not None and (to is None or now):
@@ -75,7 +89,14 @@ def migrate(
             _show_all(host, guest, as_json=as_json)
             return
         for request in _requests(
-            to, now=now, cancel=cancel, source_dead=source_dead, peer_dead=destination_dead, ruled_out=fence_ruled_out
+            to,
+            source,
+            now=now,
+            withdraw=withdraw,
+            cancel=cancel,
+            source_dead=source_dead,
+            peer_dead=destination_dead,
+            ruled_out=fence_ruled_out,
         ):
             found = host.migrate(guest, request)
         if qmp is not None:
@@ -90,27 +111,36 @@ def migrate(
         _tell(found, as_json=as_json, follow=follow, cancel=cancel, source_dead=source_dead)
 
 
-def _check_use(guest: str | None, *, to: str | None, now: bool, status: bool, cancel: bool, source_dead: bool) -> None:
-    chosen = [
-        name
-        for name, given in (("--to", to), ("--status", status), ("--cancel", cancel), ("--source-dead", source_dead))
-        if given
-    ]
+def _check_use(guest: str | None, chosen: list[str], *, now: bool) -> None:
     if len(chosen) > 1:
         raise click.UsageError(f"{' and '.join(chosen)} exclude each other: give one of them.")
     if now and any(one != "--to" for one in chosen):
         raise click.UsageError(f"--now and {chosen[0]} exclude each other.")
-    if not status and guest is None:
+    if "--status" not in chosen and guest is None:
         raise click.UsageError("Name the guest; pyproxy migrate --status shows all.")
     if not chosen and not now:
-        raise click.UsageError("Say what to do: --to HOST, --now, --status, --cancel or --source-dead.")
+        raise click.UsageError(
+            "Say what to do: --to HOST, --from HOST, --now, --status, --cancel, --withdraw or --source-dead."
+        )
 
 
 def _requests(
-    to: str | None, *, now: bool, cancel: bool, source_dead: bool, peer_dead: bool, ruled_out: bool
+    to: str | None,
+    source: str | None,
+    *,
+    now: bool,
+    withdraw: bool,
+    cancel: bool,
+    source_dead: bool,
+    peer_dead: bool,
+    ruled_out: bool,
 ) -> list[MigrateRequest]:
     from pyproxy.daemon.operations import MigrateRequest
 
+    if source is not None:
+        return [MigrateRequest(action="invite", source=None if source == _ANY else source)]
+    if withdraw:
+        return [MigrateRequest(action="withdraw")]
     if cancel:
         return [MigrateRequest(action="cancel", peer_dead=peer_dead)]
     if source_dead:
@@ -150,7 +180,7 @@ def _tell(found: MigrationDocument, *, as_json: bool, follow: bool, cancel: bool
     """Say how it stands; exit status 1 where it did not come to what was asked for."""
     from pyproxy.cli.output import print_json
 
-    wanted = {"released"}
+    wanted = {"released", "committed"}
     if cancel:
         wanted = {"cancelled", "reclaimed", "closed"}
     elif source_dead:
@@ -170,6 +200,7 @@ def _sentence(found: MigrationDocument) -> str:
     if found.ready:
         return f"{who}: its claims are at {peer}; start it there"
     return {
+        "prepared": f"{who}: expected from {peer}; it is served here once its claims are here",
         "armed": f"{who}: ready to move to {peer}; the handover begins when it stops here",
         "released": f"{who} is served by {peer}",
         "cancelled": f"{who}: the migration is cancelled, nothing has moved, it is served here",

@@ -124,6 +124,10 @@ class Migrations:
                 if request.to is None:
                     raise MigrationError("name the peer to migrate to", "wrong-use")
                 engine.migrate(guest, request.to)
+            case "invite":
+                engine.invite(guest, request.source)
+            case "withdraw":
+                engine.withdraw(guest)
             case "hand-over":
                 engine.hand_over(guest)
             case "cancel":

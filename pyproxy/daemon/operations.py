@@ -48,14 +48,16 @@ class AdoptRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 class MigrateRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is to happen with a guest's migration.
 
-    ``arm``: prepare one to the peer ``to``, which begins when the guest stops. ``hand-over``: the guest has stopped.
-    ``cancel``: the guest stays here, or is not expected here any more. ``source-dead``: take its claims over without
-    the source. ``peer_dead`` is the operator's statement that the destination does not run the guest and never will,
-    ``fence_ruled_out`` that no node fenced the guest meanwhile.
+    ``arm``: prepare one to the peer ``to``, which begins when the guest stops. ``invite``: have the peer ``source``,
+    or whichever peer serves the guest, prepare one to here; ``withdraw``: the guest does not come here after all.
+    ``hand-over``: the guest has stopped. ``cancel``: the guest stays here, or is not expected here any more.
+    ``source-dead``: take its claims over without the source. ``peer_dead`` is the operator's statement that the
+    destination does not run the guest and never will, ``fence_ruled_out`` that no node fenced the guest meanwhile.
     """
 
-    action: Literal["arm", "hand-over", "cancel", "source-dead"]
+    action: Literal["arm", "invite", "withdraw", "hand-over", "cancel", "source-dead"]
     to: str | None = None
+    source: str | None = None
     peer_dead: bool = False
     fence_ruled_out: bool = False
 

@@ -19,15 +19,19 @@ from pyproxy.migration.messages import (
     Ask,
     Close,
     Execute,
+    Invite,
+    Numbered,
     Offer,
     Prepare,
     Progress,
     Reply,
     Request,
+    Withdraw,
 )
 from pyproxy.migration.outbound import Outbound
-from pyproxy.migration.peer import UNKNOWN_MIGRATION, Peer, PeerRefusedError
+from pyproxy.migration.peer import UNKNOWN_MIGRATION, Peer, PeerError, PeerRefusedError
 from pyproxy.migration.phases import (
+    HANDING_OVER,
     OVER,
     UNDONE,
     DestinationEvent,
@@ -163,14 +167,12 @@ class Engine:
 
     # What an operator asks for.
 
-    def migrate(self, guest: str, to: str) -> Record:
+    def migrate(self, guest: str, to: str, *, number: str = "", reason: str = "the operator asks for it") -> Record:
         """Prepare a migration and arm it: the handover begins when the guest stops. Raises MigrationError, StoreError.
 
-        Raises what opening the guest's units raises.
+        Raises what opening the guest's units raises. ``number`` is the migration's where it has one already.
         """
-        if to not in self._around.peers:
-            known = ", ".join(self._around.peers) or "none"
-            raise MigrationError(f"there is no peer {to}; the peers: {known}", "not-found")
+        self._check_peer(to)
         why = self.why_shut(guest)
         if why is not None:
             raise MigrationError(f"guest {guest} is not served on this host: {why}", "not-here")
@@ -182,8 +184,8 @@ class Engine:
             record = Record.begun(
                 SourcePhase.PREPARING,
                 self._clock(),
-                "the operator asks for it",
-                migration=secrets.token_hex(16),
+                reason,
+                migration=number or secrets.token_hex(16),
                 role=Role.SOURCE,
                 guest=guest,
                 peer=to,
@@ -198,9 +200,58 @@ class Engine:
             raise MigrationError(f"guest {guest} cannot move to {to}: {work.record.text}", "refused")
         return work.record
 
+    def invite(self, guest: str, source: str | None) -> None:
+        """Have the peer that serves the guest arm a migration to here: ``source``, or whichever it is.
+
+        Raises MigrationError, which says what each peer answered, and StoreError.
+        """
+        if source is not None:
+            self._check_peer(source)
+        self._host.units(guest)  # before anybody else is troubled with a guest that is none
+        number = secrets.token_hex(16)
+        answers: list[str] = []
+        for name in self._around.peers if source is None else (source,):
+            try:
+                self._around.peers[name].call(Invite(migration=number, guest=guest))
+            except PeerError as error:
+                answers.append(str(error))
+                expected = self._works.get((number, Role.DESTINATION))
+                if expected is not None:  # it was armed, and nobody will come
+                    self._withdraw(expected)
+            else:
+                return
+        raise MigrationError(
+            f"guest {guest} cannot be expected here: {'; '.join(answers) or 'no peer is configured'}", "refused"
+        )
+
+    def withdraw(self, guest: str) -> None:
+        """Call off what ``invite`` began, or any migration to here of a guest that does not come.
+
+        Raises MigrationError where the source does not answer.
+        """
+        work = self._latest(guest)
+        if not isinstance(work, Inbound) or work.phase in OVER or work.phase is DestinationPhase.SERVING:
+            return
+        answer = self._withdraw(work)
+        if answer:
+            raise MigrationError(f"{work.who}: {answer}", "refused")
+
+    def _withdraw(self, work: Work) -> str:
+        record = work.record
+        try:
+            work.peer.call(Withdraw(migration=record.migration, guest=record.guest, epoch=record.epoch))
+        except PeerError as error:
+            return str(error)
+        return ""
+
     def hand_over(self, guest: str) -> None:
-        """Begin the handover now: the operator or the hook has stopped the guest. Raises MigrationError, StoreError."""
+        """Begin the handover now: the operator or the hook has stopped the guest. Raises MigrationError, StoreError.
+
+        Safe to repeat, also where the guest's virtqueues have told it meanwhile.
+        """
         work = self._current(guest)
+        if work.phase in HANDING_OVER:
+            return
         if not work.feed(SourceEvent.STOPPED, "the operator says that the guest has stopped"):
             raise MigrationError(f"{work.who} is {work.phase}, not armed", "wrong-phase")
         self._host.halted(guest)
@@ -284,8 +335,15 @@ class Engine:
                 "version",
             )
         try:
+            if isinstance(request, Invite):
+                return self._invited(peer, request)
             if isinstance(request, Prepare):
                 return self._prepare(peer, request)
+            if isinstance(request, Withdraw):
+                leaving = self._asked(peer, request, Role.SOURCE)
+                if leaving.feed(SourceEvent.WITHDRAWN):
+                    self._go_on(leaving)
+                return leaving.progress()
             if isinstance(request, Execute):
                 return self._asked(peer, request).execute(request)
             work = self._asked(peer, request, Role.DESTINATION)
@@ -294,7 +352,27 @@ class Engine:
         except StoreError as error:
             raise PeerRefusedError(f"{self._host.name}: {error}", "store") from error
 
-    def _answer(self, work: Inbound, request: Request) -> Progress:
+    def _invited(self, peer: str, request: Invite) -> Progress:
+        """Arm a migration for a destination whose hypervisor begins to receive the guest, unless it is armed."""
+        known = self._works.get((request.migration, Role.SOURCE))
+        if known is not None and (known.record.peer, known.record.guest) != (peer, request.guest):
+            raise PeerRefusedError(f"migration {request.migration} is not one of guest {request.guest}", "foreign")
+        latest = self._latest(request.guest)
+        if known is None and latest is not None and latest.phase is SourcePhase.ARMED and latest.record.peer == peer:
+            known = latest
+        if known is None:
+            try:
+                self.migrate(request.guest, peer, number=request.migration, reason=f"{peer} is to receive the guest")
+            except MigrationError as error:
+                raise PeerRefusedError(f"{self._host.name}: {error}", error.reason) from None
+            except StoreError:
+                raise
+            except Exception as error:  # whatever keeps the guest's units from being used here is the answer
+                raise PeerRefusedError(f"{self._host.name}: {error}", "not-found") from error
+            known = self._works[request.migration, Role.SOURCE]
+        return known.progress()
+
+    def _answer(self, work: Inbound, request: Numbered) -> Progress:
         match request:
             case Offer():
                 work.receive(request)
@@ -353,7 +431,7 @@ class Engine:
         self._add(record).save()
         self.settle_gate(request.guest)
 
-    def _asked(self, peer: str, request: Request, *roles: Role) -> Work:
+    def _asked(self, peer: str, request: Numbered, *roles: Role) -> Work:
         """Find what a request is about; raises PeerRefusedError for anything that is not that very migration."""
         with self._lock:
             found = [self._works.get((request.migration, role)) for role in (roles or tuple(Role))]
@@ -390,6 +468,11 @@ class Engine:
 
     def _latest(self, guest: str) -> Work | None:
         return next((one for one in reversed(self.works()) if one.record.guest == guest), None)
+
+    def _check_peer(self, name: str) -> None:
+        if name not in self._around.peers:
+            known = ", ".join(self._around.peers) or "none"
+            raise MigrationError(f"there is no peer {name}; the peers: {known}", "not-found")
 
     def _check_free(self, guest: str) -> None:
         """Raise MigrationError where another migration of the guest has not ended, or it is not served here at all."""

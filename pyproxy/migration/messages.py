@@ -1,9 +1,10 @@
 """What two daemons say to each other while a guest's claim moves between them, as typed JSON.
 
-Every request names the migration and its epoch, so that a repeated, late or foreign one is recognised; each may
-be sent again, and is then answered without being done twice. The source asks: ``Prepare``, ``Offer``, ``Ask``,
-``Abort``, ``Close``. Whoever brings the claim to its own nexus (the destination, or a source that takes it back) lets
-the other side send commands through the other nexus: ``Execute``.
+Every request names the migration and, once the source has given it one, its epoch, so that a repeated, late or
+foreign one is recognised; each may be sent again, and is then answered without being done twice. The source asks:
+``Prepare``, ``Offer``, ``Ask``, ``Abort``, ``Close``; the destination, whose hypervisor is the first to know in
+libvirt's migrations, ``Invite`` and ``Withdraw``. Whoever brings the claim to its own nexus (the destination, or a
+source that takes it back) lets the other side send commands through the other nexus: ``Execute``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ LARGEST_MESSAGE: Final = 64 << 20
 _LARGEST_DATA: Final = 2 << 16
 _LONGEST_CDB: Final = 2 << 5
 
-MigrationId: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{32}$", description="chosen at random by the source")]
+MigrationId: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{32}$", description="chosen at random by who begins")]
 _Name = Annotated[str, Meta(min_length=1, max_length=255)]
 _Text = Annotated[str, Meta(max_length=LONGEST_TEXT)]
 _Lun = Annotated[int, Meta(ge=0, le=16383)]
@@ -62,6 +63,21 @@ class PathFacts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     initiator: _Text | None = None
     rtpi: Annotated[int, Meta(ge=0, le=0xFFFF)] | None = None
     address: _Text | None = None
+
+
+class Invite(_Message, frozen=True, kw_only=True, tag="invite"):
+    """The guest's hypervisor has begun to receive it here: prepare and arm a migration of that number to here."""
+
+    version: int = VERSION
+    migration: MigrationId
+    guest: _Name
+
+
+class Withdraw(_Request, frozen=True, kw_only=True, tag="withdraw"):
+    """The guest's hypervisor does not receive it here any more: call the migration off where that can still be done.
+
+    As the operator's cancelling at the source; an answer in another phase says that it cannot.
+    """
 
 
 class Prepare(_Request, frozen=True, kw_only=True, tag="prepare"):
@@ -150,5 +166,7 @@ class Executed(_Message, frozen=True, kw_only=True, tag="executed"):
     fate_unknown: bool = True
 
 
-Request: TypeAlias = Prepare | Offer | Ask | Abort | Close | Execute
+Numbered: TypeAlias = Withdraw | Prepare | Offer | Ask | Abort | Close | Execute
+"""Requests about a migration that both sides know."""
+Request: TypeAlias = Invite | Numbered
 Reply: TypeAlias = Progress | Executed

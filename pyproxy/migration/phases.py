@@ -88,6 +88,7 @@ class SourceEvent(StrEnum):
     GIVEN_UP_THERE = "the destination will never serve the guest"
     RESUMED = "the guest has started here"
     CANCEL = "the operator cancels"
+    WITHDRAWN = "the guest's hypervisor does not receive it at the destination any more"
     DESTINATION_DEAD = "the operator says that the destination is dead"
     TAKEN_BACK = "every claim is here"
     RESTARTED = "the daemon was started again"
@@ -124,16 +125,19 @@ SOURCE_ROWS: Final[dict[tuple[SourcePhase, SourceEvent], SourcePhase]] = {
     (_S.PREPARING, _SE.RESTARTED): _S.CANCELLED,
     (_S.ARMED, _SE.STOPPED): _S.DRAINING,
     (_S.ARMED, _SE.CANCEL): _S.CANCELLED,
+    (_S.ARMED, _SE.WITHDRAWN): _S.CANCELLED,
     # Nothing was offered yet, so the destination cannot serve the guest: the source goes on alone.
     (_S.DRAINING, _SE.DRAINED): _S.CAPTURING,
     (_S.DRAINING, _SE.STUCK): _S.CANCELLED,
     (_S.DRAINING, _SE.RESUMED): _S.CANCELLED,
     (_S.DRAINING, _SE.CANCEL): _S.CANCELLED,
+    (_S.DRAINING, _SE.WITHDRAWN): _S.CANCELLED,
     (_S.DRAINING, _SE.RESTARTED): _S.CANCELLED,
     (_S.CAPTURING, _SE.CAPTURED): _S.OFFERING,
     (_S.CAPTURING, _SE.NOT_CAPTURED): _S.CANCELLED,
     (_S.CAPTURING, _SE.RESUMED): _S.CANCELLED,
     (_S.CAPTURING, _SE.CANCEL): _S.CANCELLED,
+    (_S.CAPTURING, _SE.WITHDRAWN): _S.CANCELLED,
     (_S.CAPTURING, _SE.RESTARTED): _S.CANCELLED,
     # From here on only the destination's own word, or the operator's that it is dead, gives the guest back.
     (_S.OFFERING, _SE.RECEIVED): _S.OFFERED,
@@ -142,11 +146,13 @@ SOURCE_ROWS: Final[dict[tuple[SourcePhase, SourceEvent], SourcePhase]] = {
     (_S.OFFERING, _SE.SERVING_THERE): _S.RELEASED,
     (_S.OFFERING, _SE.RESUMED): _S.ABORTING,
     (_S.OFFERING, _SE.CANCEL): _S.ABORTING,
+    (_S.OFFERING, _SE.WITHDRAWN): _S.ABORTING,
     (_S.OFFERING, _SE.DESTINATION_DEAD): _S.RECLAIMING,
     (_S.OFFERED, _SE.SERVING_THERE): _S.RELEASED,
     (_S.OFFERED, _SE.GIVEN_UP_THERE): _S.RECLAIMING,
     (_S.OFFERED, _SE.RESUMED): _S.ABORTING,
     (_S.OFFERED, _SE.CANCEL): _S.ABORTING,
+    (_S.OFFERED, _SE.WITHDRAWN): _S.ABORTING,
     (_S.OFFERED, _SE.DESTINATION_DEAD): _S.RECLAIMING,
     (_S.ABORTING, _SE.GIVEN_UP_THERE): _S.RECLAIMING,
     (_S.ABORTING, _SE.UNKNOWN_THERE): _S.RECLAIMING,
@@ -199,6 +205,9 @@ SERVED_HERE: Final[frozenset[Phase]] = frozenset(
 
 UNDONE: Final[frozenset[Phase]] = frozenset({_S.CANCELLED, _D.CANCELLED})
 """The migration counts as if it had never been: what the one before it left decides who serves."""
+
+HANDING_OVER: Final[frozenset[Phase]] = frozenset({_S.DRAINING, _S.CAPTURING, _S.OFFERING, _S.OFFERED})
+"""Phases of a source whose guest has stopped for the migration, which nobody has called off."""
 
 LENDING: Final[frozenset[Phase]] = frozenset({_S.OFFERING, _S.OFFERED, _S.ABORTING, _D.ABORTING, _D.ABORTED, _D.FAILED})
 """Phases in which the other side may send commands of a takeover through this host's nexus."""

@@ -78,6 +78,20 @@ class Moving(RuleBasedStateMachine):
         if side.phase is not DestinationPhase.CLOSED:  # there it is the operator's word that may be wrong
             side.act(lambda: side.engine.cancel(GUEST))
 
+    @rule(name=SIDES)
+    def expect(self, name: str) -> None:
+        """The destination's hypervisor begins to receive the guest."""
+        side = self.side(name)
+        if side.up and side.other.up and side.other.running:
+            side.act(lambda: side.engine.invite(GUEST, None))
+
+    @rule(name=SIDES)
+    def withdraw(self, name: str) -> None:
+        """It receives it no more."""
+        side = self.side(name)
+        if not side.running:
+            side.act(lambda: side.engine.withdraw(GUEST))
+
     # What the daemons do, and what happens to them.
 
     @rule(name=SIDES, times=st.integers(1, 4))

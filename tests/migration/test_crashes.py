@@ -60,12 +60,27 @@ def comes_back_at_once(world: World) -> None:
     world.run()
 
 
+def is_given_up(world: World) -> None:
+    """The destination's hypervisor asks for the guest, and gives up once its claims are there."""
+    s, d = world.s, world.d
+    d.act(lambda: d.engine.invite(GUEST, None))
+    world.run()
+    if s.phase is SourcePhase.ARMED:
+        s.guest_stops()
+        world.run()
+        if world.verified(s) and d.act(lambda: d.engine.withdraw(GUEST)):
+            world.run()
+        s.guest_starts()
+    world.run()
+
+
 @pytest.mark.parametrize(
     ("scenario", "kind"),
     [
         *((moves, kind) for kind in (5, 7, None)),
         *((comes_back, kind) for kind in (5, 7, None)),
         (comes_back_at_once, 5),
+        (is_given_up, 5),
     ],
 )
 def test_a_daemon_killed_at_every_instant(tmp_path: Path, scenario: Scenario, kind: int | None) -> None:

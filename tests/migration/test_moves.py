@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from pyproxy.migration.engine import MigrationError
-from pyproxy.migration.messages import LONGEST_TEXT
+from pyproxy.migration.messages import LONGEST_TEXT, Invite, Progress, Withdraw
 from pyproxy.migration.peer import PeerRefusedError
 from pyproxy.migration.phases import DestinationPhase, SourceEvent, SourcePhase
 from pyproxy.scsi.command import Command
@@ -157,6 +157,112 @@ def test_the_operator_lets_a_host_serve_that_was_not_needed(tmp_path: Path) -> N
         assert world.d.open
 
 
+def test_armed_from_where_it_goes_to(tmp_path: Path) -> None:
+    with World(tmp_path, units=2) as world:
+        world.claim(world.s, 5)
+        for source in (world.s, world.d):
+            destination = source.other
+            destination.engine.invite("web1", None)
+            assert (source.phase, destination.phase) == (SourcePhase.ARMED, DestinationPhase.PREPARED)
+            assert source.work.record.migration == destination.work.record.migration
+            destination.engine.invite("web1", source.name)
+            assert len(source.engine.works()) == len(destination.engine.works()), "armed once"
+            source.guest_stops()
+            world.run()
+            destination.guest_starts()
+            world.run()
+            assert at_rest(world)
+            holds_at(world, destination, 5)
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["", "cut"])
+def test_nobody_lets_it_go(tmp_path: Path, cut: bool) -> None:
+    """No peer serves the guest, or none answers: the hypervisor is not to begin."""
+    with World(tmp_path) as world:
+        if not cut:
+            world.migrate(world.s)
+            world.d.running = False
+            world.s.engine.invite("web1", None)
+            world.s.engine.withdraw("web1")
+            world.run()
+        world.cut = cut
+        what = "s does not answer" if cut else "not served on this host"
+        with pytest.raises(MigrationError, match=what):
+            world.d.engine.invite("web1", "s")
+        world.cut = False
+        with pytest.raises(MigrationError, match="there is no peer q"):
+            world.d.engine.invite("web1", "q")
+        world.run()
+        assert at_rest(world)
+
+
+def test_a_source_whose_word_is_lost(tmp_path: Path) -> None:
+    """It is armed and the destination does not hear it: what was armed is withdrawn."""
+    with World(tmp_path) as world:
+        world.lose = lambda request: isinstance(request, Invite)
+        with pytest.raises(MigrationError, match="is lost"):
+            world.d.engine.invite("web1", None)
+        world.lose = lambda _: False
+        world.run()
+        assert at_rest(world)
+        assert world.s.open
+        world.d.engine.invite("web1", None)
+        assert world.s.phase is SourcePhase.ARMED
+
+
+def test_an_invitation_of_another(tmp_path: Path) -> None:
+    """The number of a migration is the guest's and the peer's it was begun with."""
+    with World(tmp_path) as world:
+        world.d.engine.invite("web1", None)
+        number = world.s.work.record.migration
+        again = world.s.engine.serve("d", Invite(migration=number, guest="web1"))
+        assert isinstance(again, Progress)
+        assert again.phase == SourcePhase.ARMED
+        for peer, guest in (("e", "web1"), ("d", "web2")):
+            with pytest.raises(PeerRefusedError, match="is not one of guest"):
+                world.s.engine.serve(peer, Invite(migration=number, guest=guest))
+        with pytest.raises(PeerRefusedError, match="there is no guest web2"):
+            world.s.engine.serve("d", Invite(migration="1" * 32, guest="web2"))
+        with pytest.raises(PeerRefusedError, match="is not one of guest"):
+            world.s.engine.serve("d", Withdraw(migration=number, guest="web1", epoch=99))
+
+
+@pytest.mark.parametrize("when", ["armed", "stopped", "verified"])
+def test_the_hypervisor_gives_up_at_the_destination(tmp_path: Path, when: str) -> None:
+    with World(tmp_path) as world:
+        world.claim(world.s, 5)
+        world.d.engine.invite("web1", None)
+        if when != "armed":
+            world.s.guest_stops()
+        if when == "verified":
+            world.run()
+            assert world.verified(world.s)
+        world.d.engine.withdraw("web1")
+        world.run()
+        assert at_rest(world)
+        assert world.s.open
+        if when != "armed":
+            world.s.guest_starts()
+        holds_at(world, world.s, 5)
+        world.d.engine.withdraw("web1")
+
+
+def test_a_guest_that_has_arrived_is_not_withdrawn(tmp_path: Path) -> None:
+    """libvirt tells the same when a guest is shut down long after it came."""
+    with World(tmp_path) as world:
+        world.claim(world.s, 5)
+        world.d.engine.invite("web1", None)
+        world.s.guest_stops()
+        world.run()
+        world.d.guest_starts()
+        world.d.engine.withdraw("web1")
+        world.run()
+        world.d.engine.withdraw("web1")
+        world.run()
+        assert at_rest(world)
+        holds_at(world, world.d, 5)
+
+
 @pytest.mark.parametrize("at_the_end", ["s", "d"])
 def test_a_guest_without_virtqueues(tmp_path: Path, at_the_end: str) -> None:
     """The operator says that it has stopped; where it goes on its first command tells."""
@@ -164,10 +270,10 @@ def test_a_guest_without_virtqueues(tmp_path: Path, at_the_end: str) -> None:
         world.claim(world.s, 5)
         world.s.engine.migrate("web1", "d")
         world.s.engine.hand_over("web1")
-        with pytest.raises(MigrationError, match="not armed"):
-            world.s.engine.hand_over("web1")
+        world.s.engine.hand_over("web1")
         world.run()
         assert world.s.work.ready
+        world.s.engine.hand_over("web1")
         side = world.s if at_the_end == "s" else world.d
         assert not side.gates.gate("web1").enter(0.01), "it waits"
         world.s.running, world.d.running = side is world.s, side is world.d

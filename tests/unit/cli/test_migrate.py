@@ -52,6 +52,8 @@ def run(configuration: Path, *words: str) -> Result:
         (("db", "--source-dead", "--status"), "--status and --source-dead exclude each other"),
         (("db", "--now", "--cancel"), "--now and --cancel exclude each other"),
         (("db", "--to", "b", "--destination-dead"), "--destination-dead goes with --cancel"),
+        (("db", "--from", "b", "--to", "b"), "--to and --from exclude each other"),
+        (("db", "--withdraw", "--now"), "--now and --withdraw exclude each other"),
         (("db", "--now", "--qmp", "/q"), "--qmp goes with --to"),
         (("db", "--to", "b", "--uri", "tcp:b:1"), "--uri goes with --qmp"),
     ],
@@ -62,7 +64,9 @@ def test_wrong_use(configuration: Path, words: tuple[str, ...], told: str) -> No
     assert told in result.output
 
 
-@pytest.mark.parametrize("words", [("--to", "b"), ("--now",), ("--cancel",), ("--source-dead",)])
+@pytest.mark.parametrize(
+    "words", [("--to", "b"), ("--from", "any"), ("--now",), ("--cancel",), ("--withdraw",), ("--source-dead",)]
+)
 def test_without_a_daemon(configuration: Path, words: tuple[str, ...]) -> None:
     result = run(configuration, "db", *words)
     assert result.exit_code == 1
