@@ -21,8 +21,9 @@ import click
 def libvirt_hook(config_file: Path | None, guest: str, operation: str, part: str) -> None:
     """Arm a migration when libvirt begins to receive GUEST here, hand over or call off when it has ended here.
 
-    deploy/libvirt/pyproxy calls it, which goes to /etc/libvirt/hooks/qemu.d/ on each host. The arguments are those that libvirt gives its hook: the guest's name, the operation ("migrate"), its part
-    ("begin") and what may follow. Guests that are not in pyproxy's configuration, and other operations, are let pass.
+    deploy/libvirt/pyproxy calls it, which goes to /etc/libvirt/hooks/qemu.d/ on each host. The arguments are those
+    that libvirt gives its hook: the guest's name, the operation ("migrate"), its part ("begin") and what may follow.
+    Guests that are not in pyproxy's configuration, and other operations, are let pass.
     Exit status 1: the guest cannot be received, so libvirt does not begin to.
     """
     from pyproxy.cli.access import operations

@@ -40,7 +40,7 @@ _ANY: Final = "any"
     help="With --cancel: you state that the guest does not run at the destination and never will.",
 )
 @click.option("--source-dead", is_flag=True, help="You state that the source host is dead: take the claims over.")
-@click.option("--fence-ruled-out", is_flag=True, help="With --source-dead: you state that no node fenced the guest.")
+@click.option("--fence-ruled-out", is_flag=True, help="With either: you state that no node fenced the guest.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_obj
 def migrate(
@@ -80,6 +80,8 @@ def migrate(
     _check_use(guest, [name for name, given in exclusive.items() if given], now=now)
     if destination_dead and not cancel:
         raise click.UsageError("--destination-dead goes with --cancel.")
+    if fence_ruled_out and not (destination_dead or source_dead):
+        raise click.UsageError("--fence-ruled-out goes with --source-dead or --destination-dead.")
     if qmp is not None and (to is None or now):
         raise click.UsageError("--qmp goes with --to, and without --now.")
     if uri is not None and qmp is None:
@@ -142,7 +144,7 @@ def _requests(
     if withdraw:
         return [MigrateRequest(action="withdraw")]
     if cancel:
-        return [MigrateRequest(action="cancel", peer_dead=peer_dead)]
+        return [MigrateRequest(action="cancel", peer_dead=peer_dead, fence_ruled_out=ruled_out)]
     if source_dead:
         return [MigrateRequest(action="source-dead", fence_ruled_out=ruled_out)]
     arm = [MigrateRequest(action="arm", to=to)] if to is not None else []

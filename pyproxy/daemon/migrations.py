@@ -131,7 +131,7 @@ class Migrations:
             case "hand-over":
                 engine.hand_over(guest)
             case "cancel":
-                engine.cancel(guest, destination_dead=request.peer_dead)
+                engine.cancel(guest, destination_dead=request.peer_dead, fence_ruled_out=request.fence_ruled_out)
             case "source-dead":
                 engine.source_dead(guest, fence_ruled_out=request.fence_ruled_out)
         return MigrationDocument.of(engine.latest(guest))

@@ -209,7 +209,7 @@ def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
     """Return the document: indented JSON with its digest, ending with a newline."""
     fields: dict[str, Any] = msgspec.to_builtins(checkpoint)
     document = {"format": fields.pop("format"), "version": fields.pop("version"), "digest": checkpoint.digest} | fields
-    return json.dumps(document, indent=2).encode() + b"\n"
+    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
 
 def decode_checkpoint(data: bytes, name: str = "checkpoint") -> Checkpoint:
@@ -328,8 +328,15 @@ def _parse(data: bytes, fail: Any) -> object:
 
 def _digest(fields: Mapping[str, object]) -> str:
     """Digest of the canonical form: keys sorted, no spaces, ASCII."""
-    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return _DIGEST_PREFIX + hashlib.sha256(canonical.encode()).hexdigest()
+    canonical = _CANONICAL.encode(fields)
+    if _PLAIN.fullmatch(canonical) is None:
+        # Escapes are where encoders differ; these are those of Python's.
+        canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+    return _DIGEST_PREFIX + hashlib.sha256(canonical).hexdigest()
+
+
+_CANONICAL: Final = msgspec.json.Encoder(order="sorted")
+_PLAIN: Final = re.compile(rb"[ -\[\]-~]*")
 
 
 def _check(checkpoint: Checkpoint, fail: Any) -> None:

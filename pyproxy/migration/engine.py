@@ -257,15 +257,16 @@ class Engine:
         self._host.halted(guest)
         self._go_on(work)
 
-    def cancel(self, guest: str, *, destination_dead: bool = False) -> None:
+    def cancel(self, guest: str, *, destination_dead: bool = False, fence_ruled_out: bool = False) -> None:
         """Keep the guest here, or forget that it was expected here. Raises MigrationError, StoreError.
 
         ``destination_dead`` is the operator's statement that the guest does not run there and never will: it takes the
-        guest back from a destination that does not answer, also when it had arrived there.
+        guest back from a destination that does not answer, also when it had arrived there. ``fence_ruled_out`` is the
+        statement that no node fenced the guest meanwhile, where that is asked for.
         """
         work = self._current(guest)
         if destination_dead:
-            done = work.feed(SourceEvent.DESTINATION_DEAD, peer_dead=True, told=False)
+            done = work.feed(SourceEvent.DESTINATION_DEAD, peer_dead=True, told=False, fence_ruled_out=fence_ruled_out)
         else:
             done = work.feed(SourceEvent.CANCEL) or work.feed(DestinationEvent.CANCEL, told=False)
         if not done:

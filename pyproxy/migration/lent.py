@@ -13,7 +13,7 @@ from pyproxy.migration.messages import Execute, Executed
 from pyproxy.migration.peer import PeerRefusedError
 from pyproxy.scsi.command import Command
 from pyproxy.scsi.constants import PERSISTENT_RESERVE_IN, PERSISTENT_RESERVE_OUT, PrOutAction
-from pyproxy.scsi.pr_out import BASIC_SIZE
+from pyproxy.scsi.pr_out import BASIC_SIZE, ParameterList
 from pyproxy.store.base import Store
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,7 @@ _INQUIRY: Final = 0x12
 _LARGEST_READ: Final = 0xFFFF
 _ENCODER: Final = msgspec.json.Encoder()
 _DECODER: Final = msgspec.json.Decoder(Executed)
+_REQUESTS: Final = msgspec.json.Decoder(Execute)
 
 
 class Lender:
@@ -68,6 +69,17 @@ class Lender:
                 self._store.lent_answer(self._migration, unit.lun, request.sequence, _ENCODER.encode(answer))
             self._last[unit.lun] = (request.sequence, asked, answer)
             return answer
+
+
+def lent_keys(store: Store, migration: str, lun: int) -> list[int]:
+    """Return the keys that the other host's takeover had registered at this nexus, or may have; raises StoreError."""
+    keys: list[int] = []
+    for document in store.lent_requests(migration, lun):
+        request = _REQUESTS.decode(document)
+        command = _command(request)
+        if command.cdb[0] == PERSISTENT_RESERVE_OUT and command.cdb[1] & 0x1F == PrOutAction.REGISTER:
+            keys.append(ParameterList.decode(bytes.fromhex(request.data_out)).sa_key)
+    return [key for key in dict.fromkeys(keys) if key]
 
 
 def _same(before: bytes, now: bytes, answer: Executed) -> Executed:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from dataclasses import replace as state_replace
 from enum import StrEnum, auto
 from typing import Final
 
 from msgspec.structs import replace
 
-from pyproxy.migration.capture import CheckpointRefusedError
+from pyproxy.migration.capture import CheckpointRefusedError, take_checkpoint
 from pyproxy.migration.checkpoint import Checkpoint, CheckpointError, decode_checkpoint, encode_checkpoint
 from pyproxy.migration.guest import MigratingUnit
+from pyproxy.migration.lent import lent_keys
 from pyproxy.migration.peer import PeerError
 from pyproxy.migration.record import UnitRecord
 from pyproxy.migration.remote_port import RemotePort
+from pyproxy.migration.repair import End as RepairEnd
+from pyproxy.migration.repair import Repair, repair
 from pyproxy.migration.restore import restore
 from pyproxy.migration.work import Work
 from pyproxy.reservation.attention import encode_attentions
@@ -24,6 +28,7 @@ from pyproxy.reservation.facts import Nexus
 from pyproxy.reservation.snapshot import SnapshotError
 from pyproxy.reservation.state import NexusState, decode_state, encode_state
 from pyproxy.scsi.errors import DecodeError
+from pyproxy.scsi.sense import REGISTRATIONS_PREEMPTED, RESERVATIONS_PREEMPTED
 from pyproxy.scsi.transport_id import TransportId
 from pyproxy.store.base import Store
 
@@ -99,6 +104,96 @@ def bring(work: Work, unit: MigratingUnit, record: UnitRecord, claim: str) -> Mo
         return Moved(End.AGAIN, replace(record, sentence=str(error)))
     except CheckpointError as error:
         return Moved(End.THERE, replace(record, decision="unreadable", sentence=str(error)))
+
+
+def make_whole(work: Work, unit: MigratingUnit, record: UnitRecord, claim: str) -> Moved:
+    """Take back what a dead host had begun to take over, whichever of the two nexuses has it; safe to repeat.
+
+    Raises StoreError.
+    """
+    store, migration = work.around.host.store, work.record
+    checkpoint = _decode(claim)
+
+    def keep(found: Repair) -> None:
+        work.save_unit(unit.lun, repair=found)
+
+    try:
+        with unit.lock:
+            done = repair(
+                unit,
+                checkpoint,
+                lent_keys(store, migration.migration, unit.lun),
+                record.repair,
+                keep,
+                work.around.draw,
+                fence_ruled_out=migration.fence_ruled_out,
+            )
+            if done.end in (RepairEnd.WHOLE, RepairEnd.FENCED):
+                _settle(store, checkpoint, record.unit, whole=done.end is RepairEnd.WHOLE)
+                unit.load()
+                if done.end is RepairEnd.FENCED:
+                    unit.heard(RESERVATIONS_PREEMPTED if checkpoint.held else REGISTRATIONS_PREEMPTED)
+    except DEVICE_ERRORS as error:
+        return Moved(End.AGAIN, replace(record, sentence=str(error)))
+    ended = work.record.unit(unit.lun) or record
+    if done.sentence:
+        log.warning("%s LUN %d: %s", work.who, unit.lun, done.sentence)
+        ended = replace(ended, sentence=done.sentence)
+    if done.end is RepairEnd.UNSURE:
+        return Moved(End.AGAIN, ended)
+    if done.end is not RepairEnd.NOT_HERE:
+        return Moved(End.HERE, ended)
+    return bring(work, unit, *_as_taken(work, unit, ended, claim))
+
+
+def _as_taken(work: Work, unit: MigratingUnit, record: UnitRecord, claim: str) -> tuple[UnitRecord, str]:
+    """Write the claim down as the dead host has it, where the unit does not tell whose a key is.
+
+    Then only what was lent shows that the guest's key is that host's; by the old claim it would be a stranger's.
+    """
+    store, checkpoint = work.around.host.store, _decode(claim)
+    if _nexus(record) is not None or not store.lent_requests(work.record.migration, unit.lun):
+        return record, claim
+    state = NexusState(key=checkpoint.key, type=checkpoint.held, aptpl=checkpoint.nexus.aptpl, epoch=work.record.epoch)
+    try:
+        with unit.lock:
+            taken = take_checkpoint(
+                unit.port,
+                guest=checkpoint.guest,
+                lun=unit.lun,
+                state=state,
+                identity=checkpoint.identity,
+                created_at=checkpoint.created_at,
+                pending=checkpoint.pending,
+                descriptor_sense=checkpoint.descriptor_sense,
+                on_attention=unit.heard,
+            )
+    except DEVICE_ERRORS:
+        return record, claim  # it is not there: what the old claim says of that is right
+    document = encode_checkpoint(taken).decode()
+    work.save_unit(unit.lun, moved=document)
+    return replace(record, moved=document), document
+
+
+def _settle(store: Store, claim: Checkpoint, name: str, *, whole: bool) -> None:
+    """Keep what the guest has on this host's nexus after a repair."""
+    record = store.load_nexus(claim.guest, name)
+    epoch = max(claim.epoch, record.epoch if record is not None else 0)
+    known = NexusState(aptpl=claim.nexus.aptpl, generation=claim.shown.generation, epoch=epoch)
+    nexus = claim.nexus_name
+    if whole:
+        known = state_replace(known, key=claim.key, type=claim.held)
+    if nexus is not None:
+        known = state_replace(known, transport_id=nexus.transport_id, rtpi=nexus.rtpi)
+    store.save_nexus(
+        claim.guest,
+        name,
+        encode_state(known),
+        epoch=epoch,
+        attentions=record.attentions if record is not None else encode_attentions(()),
+        resolve=[intent.id for intent in store.open_intents(claim.guest, name)],
+        resolution="taken-back",
+    )
 
 
 def let_go(work: Work, unit: MigratingUnit, name: str) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from pyproxy.migration.checkpoint import encode_checkpoint
 from pyproxy.migration.guest import MigratingUnit
 from pyproxy.migration.messages import Abort, Ask, Close, Offer, Prepare, Progress
-from pyproxy.migration.moving import DEVICE_ERRORS, End, Moved, bring, key_of, let_go
+from pyproxy.migration.moving import DEVICE_ERRORS, End, Moved, bring, key_of, let_go, make_whole
 from pyproxy.migration.peer import UNKNOWN_MIGRATION, PeerRefusedError
 from pyproxy.migration.phases import (
     NEVER_SERVES,
@@ -216,15 +216,14 @@ class Outbound(Work):
         if record.moved is not None:
             return bring(self, unit, record, record.moved)
         claim = record.claim
+        if self._record.peer_dead and claim is not None and key_of(claim) and not record.same_nexus:
+            # A dead destination cannot say how far it came with the claim: the unit does.
+            return make_whole(self, unit, record, claim)
         try:
             with unit.lock:
                 unit.load()
-                # A dead destination cannot say whether it has taken the claim over: the unit does.
-                left = self._record.peer_dead and claim is not None and unit.capture().key != key_of(claim)
         except DEVICE_ERRORS as error:
             return Moved(End.AGAIN, msgspec.structs.replace(record, sentence=str(error)))
-        if left and claim is not None:
-            return bring(self, unit, record, claim)
         return Moved(End.HERE, record)
 
     def _release(self) -> float | None:

@@ -9,6 +9,7 @@ import msgspec
 
 from pyproxy.migration.messages import LONGEST_TEXT, MAXIMUM_UNITS, MigrationId, PathFacts
 from pyproxy.migration.phases import OVER, SERVED_HERE, UNDONE, Phase, Role, phase_of
+from pyproxy.migration.repair import Repair
 from pyproxy.store.base import MigrationRow, Store
 
 VERSION: Final = 1
@@ -27,7 +28,7 @@ class UnitRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     ``claim`` is the checkpoint document that moves from source to destination; ``moved`` the claim as the destination
     has it since, which a source takes back. ``decision`` and ``sentence`` say how the last takeover ended here.
-    ``other`` is the other host's path to the unit.
+    ``other`` is the other host's path to the unit, ``repair`` what was begun to make up for its death.
     """
 
     lun: int
@@ -38,6 +39,7 @@ class UnitRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     moved: str | None = None
     decision: str = ""
     sentence: _Text = ""
+    repair: Repair | None = None
 
 
 class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -124,6 +124,14 @@ class Work(ABC):
             self._keep(msgspec.structs.replace(self._record, **changed))
             return self._record
 
+    def save_unit(self, lun: int, **changed: Any) -> None:
+        """Make fields of one unit's record durable; raises StoreError."""
+        with self.changed:
+            units = tuple(
+                msgspec.structs.replace(one, **changed) if one.lun == lun else one for one in self._record.units
+            )
+            self._keep(msgspec.structs.replace(self._record, units=units))
+
     def say(self, text: str) -> None:
         """Note what is waited for; logged when it is something else than before."""
         text = text[:LONGEST_TEXT]

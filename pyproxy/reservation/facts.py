@@ -11,7 +11,8 @@ from pyproxy.scsi.constants import PrType
 from pyproxy.scsi.pr_in import RegistrationDescriptor
 from pyproxy.scsi.transport_id import TransportId
 
-_UNSAFE_VENDORS: Final = frozenset({"IET"})
+UNSAFE_VENDORS: Final = frozenset({"IET"})
+"""Whose targets go on using a registration that a PREEMPT under an all-registrants reservation has freed (tgt)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class Facts:
     @property
     def unsafe_target(self) -> bool:
         """Whether PREEMPT under an all-registrants reservation leaves this target with a dangling holder (tgt)."""
-        return self.vendor.strip() in _UNSAFE_VENDORS
+        return self.vendor.strip() in UNSAFE_VENDORS
 
 
 def describe_reservation(key: int, kind: PrType | int | None) -> str:

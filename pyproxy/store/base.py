@@ -210,5 +210,8 @@ class Store(Protocol):
     def lent_last(self, migration: str, lun: int) -> int:
         """Return the highest number used, -1 where none was."""
 
+    def lent_requests(self, migration: str, lun: int) -> list[bytes]:
+        """Return what was sent for the other host, or may have been, in order."""
+
     def close(self) -> None:
         """Release the store; safe to repeat."""

@@ -337,6 +337,13 @@ class SqliteStore:
         rows = self._query("SELECT max(sequence) FROM lent WHERE migration = ? AND lun = ?", (migration, lun))
         return -1 if rows[0][0] is None else int(rows[0][0])
 
+    def lent_requests(self, migration: str, lun: int) -> list[bytes]:
+        """See Store."""
+        rows = self._query(
+            "SELECT request FROM lent WHERE migration = ? AND lun = ? ORDER BY sequence", (migration, lun)
+        )
+        return [request for (request,) in rows]
+
     def _create_file(self) -> bool:
         try:
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))

@@ -101,6 +101,12 @@ def test_read_back_equal() -> None:
     assert str(checkpoint.nexus_name.transport_id) == "sas:5001405000000001"
 
 
+@given(st.text(min_size=1, max_size=20).filter(lambda text: text.isprintable()) | st.just('a"b\\c\x7fd'))
+def test_the_digest_is_over_what_is_documented_whatever_the_name(name: str) -> None:
+    data = changed("guest", name)
+    assert decode_checkpoint(encode_checkpoint(decode_checkpoint(data))).guest == name
+
+
 def test_description_for_people() -> None:
     shown = describe(decode_checkpoint(sealed(fields())))
     assert shown["guest"] == "web1"

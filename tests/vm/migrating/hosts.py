@@ -7,15 +7,19 @@ host b ── iqn...:b ──┘
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
 import time
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+import msgspec
+
+from pyproxy.daemon.operations import MigrateRequest
+from pyproxy.daemon.remote import RemoteOperations
 from pyproxy.device.iscsi import IscsiDevice
 from pyproxy.device.iscsi_settings import IscsiSettings
 from pyproxy.frontend.api import DaemonUnreachableError, connect
@@ -42,13 +46,23 @@ lun = 0
 {backing}
 
 [migration]
-listen = "{home}/peer.sock"
 hold_seconds = 15
+{listen}
 
 [[peer]]
 name = "{peer}"
-address = "{peer_home}/peer.sock"
+address = "{address}"
 """
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a daemon is reached by its peer, and it by that one: lines of [migration], the peer's address, and words in
+    front of the command that runs the daemon there."""
+
+    listen: str
+    address: str
+    within: tuple[str, ...] = ()
 
 
 def initiator_of(name: str) -> str:
@@ -57,19 +71,27 @@ def initiator_of(name: str) -> str:
 
 
 class DaemonHost:
-    """One ``pyproxy serve``. ``backing`` is the guest's unit's line, ``more`` configuration behind the usual."""
+    """One ``pyproxy serve``. ``backing`` is the guest's unit's line, ``more`` configuration behind the usual.
 
-    def __init__(self, directory: Path, name: str, peer: str, backing: str, more: str = "") -> None:
+    Without a ``way`` the two daemons speak over Unix sockets.
+    """
+
+    def __init__(
+        self, directory: Path, name: str, peer: str, backing: str, more: str = "", *, way: Way | None = None
+    ) -> None:
         self.name = name
         self.home = directory / name
         self.home.mkdir()
         self.disks = self.home / "db.sock"
         self._file = self.home / "pyproxy.toml"
+        way = way or Way(f'listen = "{self.home}/peer.sock"', f"{directory / peer}/peer.sock")
+        self._within = way.within
         text = _CONFIGURATION.format(
             name=name,
             home=self.home,
             peer=peer,
-            peer_home=directory / peer,
+            listen=way.listen,
+            address=way.address,
             guest=GUEST,
             backing=backing,
         )
@@ -131,23 +153,32 @@ class DaemonHost:
 
     def unit_status(self) -> dict[str, object]:
         """What ``pyproxy status --json`` says of the guest's unit."""
-        (guest,) = json.loads(self.command("status", "--json"))["guests"]
-        (unit,) = guest["units"]
-        return dict(unit)
+        (guest,) = self.operations().status().guests
+        (unit,) = guest.units
+        return dict(msgspec.to_builtins(unit))
 
     def migration(self) -> dict[str, object]:
         """The guest's latest migration, as ``pyproxy migrate --status --json`` shows it."""
-        return dict(json.loads(self.command("migrate", GUEST, "--status", "--json"))["migrations"][-1])
+        return dict(msgspec.to_builtins(self.operations().migrations().migrations[-1]))
+
+    def arm(self, to: str) -> None:
+        """Do what ``pyproxy migrate --to`` does, which takes seconds to start in a virtual machine."""
+        self.operations().migrate(GUEST, MigrateRequest(action="arm", to=to))
+
+    def operations(self) -> RemoteOperations:
+        """The daemon's operations over its control socket."""
+        return RemoteOperations(connect(self.home / "run" / "control.sock"))
 
     def until_phase(self, *wanted: str, seconds: float = 120.0) -> dict[str, object]:
         """Wait until the guest's latest migration is in one of these phases."""
         deadline = time.monotonic() + seconds
         while (found := self.migration())["phase"] not in wanted:
             assert time.monotonic() < deadline, f"{self.name}: {found}\n{self.told()}"
+            time.sleep(0.02)
         return found
 
     def _words(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "pyproxy", "--config", str(self._file), *words]
+        return [*self._within, sys.executable, "-m", "pyproxy", "--config", str(self._file), *words]
 
 
 class TwoHosts:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pyproxy.driver.front_end import FrontEnd
 from pyproxy.driver.scsi import Answer, ScsiDriver
 from tests.unit.pr_helper.exchange import parameters, prout
-from tests.vm.migrating.hosts import GUEST, DaemonHost
+from tests.vm.migrating.hosts import DaemonHost
 
 K = 0x1122334455667788
 WRITE = bytes.fromhex("2a 00 00 00 00 00 00 00 01 00")
@@ -53,7 +53,7 @@ class MovingGuest:
         was when both ran again.
         """
         source = self.host
-        source.command("migrate", GUEST, "--to", destination.name)
+        source.arm(destination.name)
         killer = threading.Timer(delay, victim.kill)
         killer.start()
         self.stops()
