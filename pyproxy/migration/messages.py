@@ -19,6 +19,8 @@ VERSION: Final = 1
 """Of these messages; a peer with another one is refused before anything changes."""
 
 MAXIMUM_UNITS: Final = 1024
+MAXIMUM_ATTENTIONS: Final = 16
+"""Of one unit, that a takeover has received and gives back."""
 LONGEST_TEXT: Final = 4096
 """Characters of what is said for people."""
 LARGEST_MESSAGE: Final = 64 << 20
@@ -35,6 +37,7 @@ _Epoch = Annotated[int, Meta(ge=1, le=(1 << 53) - 1)]
 _Sequence = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
 _Hex = Annotated[str, Meta(pattern="^([0-9a-f]{2})*$", max_length=2 * _LARGEST_DATA, description="bytes, hexadecimal")]
 _Cdb = Annotated[str, Meta(pattern="^([0-9a-f]{2}){6,32}$", max_length=_LONGEST_CDB)]
+_Sense = Annotated[str, Meta(pattern="^([0-9a-f]{2}){8,252}$", max_length=504, description="sense data, hexadecimal")]
 _Document = Annotated[str, Meta(max_length=1 << 20, description="a checkpoint document (docs/checkpoint.md)")]
 
 
@@ -131,13 +134,15 @@ class Execute(_Request, frozen=True, kw_only=True, tag="execute"):
 class UnitProgress(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How it stands with one unit: the takeover's decision ("" while there is none) and its sentence.
 
-    ``checkpoint`` is the claim as the destination has it now, where it has taken it over.
+    ``checkpoint`` is the claim as the destination has it now, where it has taken it over. Where it could not, ``heard``
+    are the unit attentions (sense data) that were received for that, and are the guest's.
     """
 
     lun: _Lun
     decision: _Text = ""
     sentence: _Text = ""
     checkpoint: _Document | None = None
+    heard: Annotated[list[_Sense], Meta(max_length=MAXIMUM_ATTENTIONS)] = []
 
 
 class Progress(_Message, frozen=True, kw_only=True, tag="progress"):

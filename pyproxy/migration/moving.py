@@ -14,6 +14,7 @@ from pyproxy.migration.capture import CheckpointRefusedError, take_checkpoint
 from pyproxy.migration.checkpoint import Checkpoint, CheckpointError, decode_checkpoint, encode_checkpoint
 from pyproxy.migration.guest import MigratingUnit
 from pyproxy.migration.lent import lent_keys
+from pyproxy.migration.messages import MAXIMUM_ATTENTIONS
 from pyproxy.migration.peer import PeerError
 from pyproxy.migration.record import UnitRecord
 from pyproxy.migration.remote_port import RemotePort
@@ -97,7 +98,9 @@ def bring(work: Work, unit: MigratingUnit, record: UnitRecord, claim: str) -> Mo
             if report.decision in _AGAIN:
                 return Moved(End.AGAIN, ended)
             if not report.succeeded and report.decision not in _LOST:
-                return Moved(End.THERE, ended)
+                waiting = {sense.code for sense in checkpoint.pending}  # the source has these still
+                heard = [sense.encode().hex() for sense in report.attentions if sense.code not in waiting]
+                return Moved(End.THERE, replace(ended, heard=tuple(heard[:MAXIMUM_ATTENTIONS])))
             unit.load()
             return Moved(End.HERE, replace(ended, moved=encode_checkpoint(unit.capture()).decode()))
     except (*DEVICE_ERRORS, PeerError) as error:

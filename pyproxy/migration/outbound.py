@@ -23,6 +23,7 @@ from pyproxy.migration.phases import (
 )
 from pyproxy.migration.record import Record, UnitRecord
 from pyproxy.migration.work import Surroundings, Work
+from pyproxy.scsi.sense import decode_sense
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,9 +223,11 @@ class Outbound(Work):
         try:
             with unit.lock:
                 unit.load()
+                decoded = (decode_sense(bytes.fromhex(sense)) for sense in record.heard)
+                unit.heard(*(sense for sense in decoded if sense is not None))
         except DEVICE_ERRORS as error:
             return Moved(End.AGAIN, msgspec.structs.replace(record, sentence=str(error)))
-        return Moved(End.HERE, record)
+        return Moved(End.HERE, msgspec.structs.replace(record, heard=()))
 
     def _release(self) -> float | None:
         if not self._record.told:
@@ -273,6 +276,7 @@ def _with_moved(record: Record, answer: Progress) -> tuple[UnitRecord, ...]:
             moved=moved[unit.lun].checkpoint,
             decision=moved[unit.lun].decision,
             sentence=moved[unit.lun].sentence,
+            heard=tuple(moved[unit.lun].heard),
         )
         if unit.lun in moved
         else unit

@@ -17,6 +17,7 @@ _TRAIL: Final = 64
 """How many changes of phase a record remembers, for people."""
 
 _Text = Annotated[str, msgspec.Meta(max_length=LONGEST_TEXT)]
+_Sense = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{2}){8,252}$")]
 
 
 class RecordError(ValueError):
@@ -29,6 +30,7 @@ class UnitRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     ``claim`` is the checkpoint document that moves from source to destination; ``moved`` the claim as the destination
     has it since, which a source takes back. ``decision`` and ``sentence`` say how the last takeover ended here.
     ``other`` is the other host's path to the unit, ``repair`` what was begun to make up for its death.
+    ``heard`` is the sense data of unit attentions that a takeover which failed has received, and which are the guest's.
     """
 
     lun: int
@@ -40,6 +42,7 @@ class UnitRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     decision: str = ""
     sentence: _Text = ""
     repair: Repair | None = None
+    heard: tuple[_Sense, ...] = ()
 
 
 class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -172,7 +172,13 @@ class Work(ABC):
         with self.changed:
             record, text = self._record, self.text
         units = [
-            UnitProgress(lun=one.lun, decision=one.decision, sentence=one.sentence, checkpoint=one.moved)
+            UnitProgress(
+                lun=one.lun,
+                decision=one.decision,
+                sentence=one.sentence,
+                checkpoint=one.moved,
+                heard=list(one.heard),
+            )
             for one in record.units
         ]
         same = [one.lun for one in record.units if one.same_nexus]

@@ -284,6 +284,30 @@ def test_a_guest_without_virtqueues(tmp_path: Path, at_the_end: str) -> None:
         holds_at(world, side, 5)
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_takeover_that_fails_gives_back_what_it_heard(tmp_path: Path, named: bool) -> None:
+    """The unit grows while the destination looks at it through the source's nexus: the guest hears of it there."""
+    with World(tmp_path, named=named) as world:
+        world.claim(world.s, 5)
+        world.s.engine.migrate("web1", "d")
+        world.s.guest_stops()
+        for _ in range(3):
+            world.s.act(world.s.work.step)
+        assert world.s.phase is SourcePhase.OFFERED
+        world.units[0].grow(1 << 17)
+        host = world.units[0].nexus(world.d.ports[0])
+        assert host.execute(Command(bytes(6))).decoded_sense is not None
+        world.join(host, 0xBAD)
+        world.run()
+        assert world.s.phase is SourcePhase.RECLAIMED
+        assert world.d.phase is DestinationPhase.CLOSED
+        world.s.guest_starts()
+        told = world.s.host.unit("web1", 0).execute(Command(bytes(6))).decoded_sense
+        assert told is not None
+        assert told.code == (6, 0x2A, 9)
+        assert world.guest(world.s, 0, WRITE, bytes(512)).good, "once"
+
+
 def test_what_is_refused_before_anything_changes(tmp_path: Path) -> None:
     with World(tmp_path) as world:
         world.claim(world.s, 5)
