@@ -106,6 +106,7 @@ class Snooper:
         self._nexus = TrackedNexus(self.name)
         # Orders writes of the state document, so that the last one written is the newest.
         self._save_lock = threading.RLock()
+        self._saved: tuple[bytes, int, bytes] | None
         self._configured = initiator, rtpi
         self.load()
 
@@ -122,6 +123,7 @@ class Snooper:
             self.attentions.replace(*attentions)
             self.last_snapshot = None
             self.last_reconciliation = None
+            self._saved = None
             self._nexus.load(state.suspected(Suspicion.RESTART))
             self._nexus_verified = False
             self._unresolved = bool(self._store.open_intents(self.guest, self.identity_name))
@@ -196,6 +198,7 @@ class Snooper:
         with self.unit_lock:
             self._resync(execute)
             mark, tracked = self._nexus.mark(), self.state
+            self._saved = None  # the probes write the state too
             recorded = RecordedExecute(
                 self._store, self.guest, self.identity_name, tracked, execute, reason="adoption-probe"
             )
@@ -221,14 +224,24 @@ class Snooper:
 
     def flush(self) -> None:
         """Make the state and the unit attentions that wait for the guest durable; raises what the store raises."""
+        self._write(())
+
+    def _write(self, resolved: tuple[int, ...]) -> None:
+        """Save what is not saved already: a resync that finds nothing new costs no commit."""
         with self._save_lock:
-            self._store.save_nexus(
-                self.guest,
-                self.identity_name,
+            document = (
                 encode_state(self.state),
-                epoch=self._nexus.certain.epoch,
-                attentions=encode_attentions(self.attentions.pending),
+                self._nexus.certain.epoch,
+                encode_attentions(self.attentions.pending),
             )
+            if document == self._saved and not resolved:
+                return
+            self._saved = None
+            state, epoch, attentions = document
+            self._store.save_nexus(
+                self.guest, self.identity_name, state, epoch=epoch, attentions=attentions, resolve=resolved
+            )
+            self._saved = document
 
     def _pr_in(self, command: Command, execute: Execute) -> Result:
         result = execute(command)
@@ -396,6 +409,7 @@ class Snooper:
         """Make the outcome durable; only then is GOOD the guest's."""
         try:
             with self._save_lock:
+                self._saved = None
                 self._store.complete_intent(
                     submission.intent,
                     outcome_document(result, reason),
@@ -523,15 +537,7 @@ class Snooper:
 
     def _save(self, resolved: tuple[int, ...]) -> None:
         try:
-            with self._save_lock:
-                self._store.save_nexus(
-                    self.guest,
-                    self.identity_name,
-                    encode_state(self.state),
-                    epoch=self._nexus.certain.epoch,
-                    attentions=encode_attentions(self.attentions.pending),
-                    resolve=resolved,
-                )
+            self._write(resolved)
         except Exception:
             log.exception("%s: the state that was read could not be recorded", self.name)
             self.suspect(Suspicion.STORE_FAILED)

@@ -42,24 +42,29 @@ class Acceptor:
         self._server = server
         self._context = context
         self._who_is = who_is
-        self._handshakes: dict[asyncio.Task[None], str] = {}
+        self._handshakes: dict[asyncio.Task[None], tuple[socket.socket, str]] = {}
         self._connections: dict[RequestHandler, tuple[str, asyncio.Transport]] = {}
         self._asked: set[RequestHandler] = set()
-        self._task: asyncio.Task[None] | None = None
+        self._later: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Begin to accept, in the running event loop; raises OSError."""
         self._socket.setblocking(False)
         self._socket.listen(_BACKLOG)
-        self._task = asyncio.create_task(self._accept_again_and_again())
+        self._listen()
 
     async def stop(self) -> None:
         """Accept nothing more; connections that passed are the server's."""
-        tasks = [*self._handshakes, *([] if self._task is None else [self._task])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        asyncio.get_running_loop().remove_reader(self._socket)
+        if self._later is not None:
+            self._later.cancel()
         self._socket.close()
+        handshakes = dict(self._handshakes)
+        for task in handshakes:
+            task.cancel()
+        await asyncio.gather(*handshakes, return_exceptions=True)
+        for task, (connected, _) in handshakes.items():
+            _close_cancelled(task, connected)
 
     def asked(self, connection: RequestHandler) -> None:
         """Hear that a connection has sent the head of a request."""
@@ -71,28 +76,37 @@ class Acceptor:
         for _, transport in self._connections.values():
             transport.close()
 
-    async def _accept_again_and_again(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connected, address = await loop.sock_accept(self._socket)
-            except OSError as error:
-                log.warning("a connection of a peer cannot be accepted: %s; trying again", error.strerror or error)
-                await asyncio.sleep(_EXHAUSTED_SECONDS)
-                continue
-            where = shown(address)
-            if len(self._handshakes) >= HANDSHAKES:
-                oldest = next(iter(self._handshakes))
-                log.warning(
-                    "the connection from %s is closed: %d others are waiting to prove who they are; if this goes on, "
-                    "let peers alone reach this port",
-                    self._handshakes.pop(oldest),
-                    HANDSHAKES,
-                )
-                oldest.cancel()
-            task = asyncio.create_task(self._let_in(connected, where))
-            self._handshakes[task] = where
-            task.add_done_callback(lambda done: self._handshakes.pop(done, None))
+    def _listen(self) -> None:
+        # Not sock_accept: a connection that it has accepted while it is being cancelled is lost, and stays open.
+        asyncio.get_running_loop().add_reader(self._socket, self._accept)
+
+    def _accept(self) -> None:
+        try:
+            connected, address = self._socket.accept()
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            log.warning("a connection of a peer cannot be accepted: %s; trying again", error.strerror or error)
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._socket)
+            self._later = loop.call_later(_EXHAUSTED_SECONDS, self._listen)
+            return
+        connected.setblocking(False)
+        where = shown(address)
+        if len(self._handshakes) >= HANDSHAKES:
+            oldest, (waiting, whose) = next(iter(self._handshakes.items()))
+            log.warning(
+                "the connection from %s is closed: %d others are waiting to prove who they are; if this goes on, "
+                "let peers alone reach this port",
+                whose,
+                HANDSHAKES,
+            )
+            del self._handshakes[oldest]
+            oldest.cancel()
+            oldest.add_done_callback(lambda done: _close_cancelled(done, waiting))
+        task = asyncio.create_task(self._let_in(connected, where))
+        self._handshakes[task] = connected, where
+        task.add_done_callback(lambda done: self._handshakes.pop(done, None))
 
     async def _let_in(self, connected: socket.socket, where: str) -> None:
         """Do the handshake and count the connection; whoever fails is logged, for it was answered nothing."""
@@ -139,6 +153,12 @@ class Acceptor:
         open_now = set(self._server.connections)
         self._connections = {one: who for one, who in self._connections.items() if one in open_now}
         self._asked &= open_now
+
+
+def _close_cancelled(handshake: asyncio.Task[None], connected: socket.socket) -> None:
+    """Close what a cancelled handshake may have left open: one that never began to run has closed nothing."""
+    if handshake.cancelled():
+        connected.close()
 
 
 def shown(address: object) -> str:

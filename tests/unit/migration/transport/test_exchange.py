@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -185,6 +186,25 @@ def test_another_user_is_refused_on_both_sides(path: Path, service: Service, tmp
     assert b"403 Forbidden" in told
     assert b"user 65534 may not ask here" in told
     assert service.asked == []
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_connection_that_comes_while_the_server_stops_is_closed(tmp_path: Path, turns: int) -> None:
+    async def run() -> bytes:
+        bound = bound_unix(tmp_path / "s")
+        stopping = server.TransportServer(server.Listening(bound, None), Service(), ["host-b"])
+        await stopping.start()
+        with socket.socket(socket.AF_UNIX) as connected:
+            connected.settimeout(TIMEOUT)
+            connected.connect(str(tmp_path / "s"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await stopping.stop()
+            with suppress(ConnectionResetError):
+                return await asyncio.to_thread(connected.recv, 1)
+        return b""
+
+    assert asyncio.run(run()) == b""
 
 
 def test_a_slow_service_holds_up_nobody_else(path: Path, service: Service) -> None:
