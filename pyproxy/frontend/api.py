@@ -13,6 +13,7 @@ import socket
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Final
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -20,6 +21,10 @@ import msgspec
 from pyproxy.device.base import TransportError
 from pyproxy.frontend.messages import API_VERSION, ErrorReply, ExecuteReply, ExecuteRequest
 from pyproxy.scsi.command import Result
+
+# Made here, not where they are used: two threads must not be the first to use a type at the same time.
+_EXECUTED: Final = msgspec.json.Decoder(ExecuteReply)
+_FAILED: Final = msgspec.json.Decoder(ErrorReply)
 
 
 class ApiError(RuntimeError):
@@ -128,7 +133,7 @@ class UnitClient:
         """
         request = ExecuteRequest(cdb=bytes(cdb), data_out=bytes(data_out), data_in=data_in, timeout_ms=timeout_ms)
         answer = self.client.request("POST", f"{self.path}/execute", msgspec.json.encode(request))
-        return msgspec.json.decode(answer, type=ExecuteReply).result()
+        return _EXECUTED.decode(answer).result()
 
 
 def connect(socket_path: str | PathLike[str]) -> Client:
@@ -140,7 +145,7 @@ def connect(socket_path: str | PathLike[str]) -> Client:
 
 def _error(answer: bytes, status: int) -> Exception:
     try:
-        reply = msgspec.json.decode(answer, type=ErrorReply)
+        reply = _FAILED.decode(answer)
     except msgspec.MsgspecError:
         return ApiError(f"the daemon answered HTTP {status} without a reason; look at its log", "unknown", status)
     if reply.errno is not None:

@@ -205,6 +205,10 @@ class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         return _digest(msgspec.to_builtins(self))
 
 
+msgspec.json.Decoder(Checkpoint)
+# msgspec prepares a type when it is first used, and dies where two threads do that at the same time: it is used here.
+
+
 def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
     """Return the document: indented JSON with its digest, ending with a newline."""
     fields: dict[str, Any] = msgspec.to_builtins(checkpoint)

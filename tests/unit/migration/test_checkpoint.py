@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +197,30 @@ def test_a_flipped_byte_is_never_accepted_as_another_checkpoint(data: st.DataObj
 def test_no_other_exception_escapes(data: bytes) -> None:
     with pytest.raises(CheckpointError):
         decode_checkpoint(data)
+
+
+FIRST_READERS = """
+import sys, threading
+from pathlib import Path
+from pyproxy.migration.checkpoint import decode_checkpoint
+data = Path(sys.argv[1]).read_bytes()
+sys.setswitchinterval(1e-6)
+together = threading.Barrier(16)
+def read():
+    together.wait()
+    decode_checkpoint(data)
+threads = [threading.Thread(target=read) for _ in range(16)]
+[one.start() for one in threads]
+[one.join() for one in threads]
+"""
+
+
+def test_many_threads_may_be_the_first_to_read_one() -> None:
+    """msgspec prepares a type when it first meets it, which two threads must not do at the same time."""
+    for _ in range(5):
+        words = [sys.executable, "-c", FIRST_READERS, str(DOCS / "checkpoint.example.json")]
+        ended = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+        assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_the_schema_in_the_documentation_is_current() -> None:
