@@ -18,6 +18,7 @@ import msgspec
 from pyproxy import config
 from pyproxy.cli.main import main as pyproxy
 from pyproxy.daemon import openapi
+from pyproxy.daemon.metrics.catalogue import METRICS
 from pyproxy.daemon.routes import ROUTES
 from pyproxy.frontend.messages import API_VERSION
 from pyproxy.migration.phases import DESTINATION_ROWS, OVER, SOURCE_ROWS, DestinationPhase, SourcePhase
@@ -99,6 +100,15 @@ def migration_tables() -> str:
     return "\n\n".join(parts)
 
 
+def metric_table() -> str:
+    """Return the table of all metrics."""
+    rows = [
+        f"| `{one.shown}` | {one.kind} | {', '.join(f'`{label}`' for label in one.labels)} | {one.help} |"
+        for one in METRICS
+    ]
+    return "\n".join(["| metric | kind | labels | meaning |", "|---|---|---|---|", *rows])
+
+
 def control_document() -> str:
     """Return the OpenAPI document of the control API as text."""
     return json.dumps(openapi.document(), indent=2) + "\n"
@@ -120,6 +130,7 @@ GENERATED: dict[Path, Callable[[], str]] = {
     DOCS / "cli.md": command_reference,
     DOCS / "api.md": control_reference,
     DOCS / "migration.md": migration_tables,
+    DOCS / "metrics.md": metric_table,
     DOCS / "openapi.json": control_document,
 }
 

@@ -44,6 +44,7 @@ def cross_checks(config: Config) -> Iterator[Problem]:
         )
     yield from _socket_checks(config)
     yield from _peer_checks(config)
+    yield from _metrics_checks(config)
     names: dict[str, int] = {}
     owners: dict[str, str] = {}
     for g, guest in enumerate(config.guest):
@@ -97,6 +98,22 @@ def _peer_checks(config: Config) -> Iterator[Problem]:
         for name in ("certificate", "key", "ca"):
             if getattr(migration, name) is None:
                 yield Problem(f"migration.{name}", "is required: peers are reached over the network, by mutual TLS")
+
+
+def _metrics_checks(config: Config) -> Iterator[Problem]:
+    metrics = config.metrics
+    if metrics is None:
+        return
+    try:
+        problem = "the path of a Unix socket" if Endpoint.parse(metrics.listen).path is not None else ""
+    except ValueError as error:
+        problem = str(error)
+    if problem:
+        yield Problem("metrics.listen", f'"{metrics.listen}" is {problem}: expected ADDRESS:PORT')
+    if (metrics.certificate is None) is not (metrics.key is None):
+        yield Problem("metrics", "certificate and key are both required for TLS, or none of them")
+    if metrics.client_ca is not None and metrics.certificate is None:
+        yield Problem("metrics.client_ca", "is only of use with certificate and key")
 
 
 def _socket_checks(config: Config) -> Iterator[Problem]:

@@ -408,6 +408,27 @@ class MigrationSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ] = 60
 
 
+class MetricsSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where Prometheus reads the daemon's metrics."""
+
+    listen: Annotated[
+        str,
+        Meta(min_length=1, max_length=255),
+        _described("Where /metrics is served.", "ADDRESS:PORT ([ADDRESS]:PORT for IPv6)"),
+    ]
+    certificate: Annotated[
+        Path | None,
+        _described("Serve over TLS with this certificate and its intermediates (PEM).", "a path", default="no TLS"),
+    ] = None
+    key: Annotated[Path | None, _described("The key of the certificate (PEM).", "a path")] = None
+    client_ca: Annotated[
+        Path | None,
+        _described(
+            "Answer only clients with a certificate of this authority (PEM).", "a path", default="answer everybody"
+        ),
+    ] = None
+
+
 class PeerSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A daemon that guests may go to and come from."""
 
@@ -429,6 +450,10 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     migration: Annotated[
         MigrationSection | None,
         _described("Moving guests between hosts.", "a [migration] table", default="guests stay on this host"),
+    ] = None
+    metrics: Annotated[
+        MetricsSection | None,
+        _described("Metrics for Prometheus.", "a [metrics] table", default="none are served"),
     ] = None
     peer: Annotated[
         tuple[PeerSection, ...], _described("Other daemons.", "[[peer]] tables, names unique", default="none")

@@ -53,13 +53,13 @@ UNIT_THREADS: Final = 4
 
 
 class ControlApi:
-    """Handlers of one daemon. ``close`` waits for the device work that is under way."""
+    """Handlers of one daemon, of its ``operations``. ``close`` waits for the device work that is under way."""
 
     def __init__(self, host: Host, front_ends: FrontEnds, migrations: Migrations) -> None:
         self._host = host
         self._migrations = migrations
         self._gates = front_ends.gates
-        self._operations = LocalOperations(host, front_ends)
+        self.operations = LocalOperations(host, front_ends)
         self._threads = ThreadPoolExecutor(OPERATION_THREADS, "operation")
         self._unit_threads: dict[tuple[str, int], ThreadPoolExecutor] = {}
         self._under_way = 0
@@ -108,12 +108,12 @@ class ControlApi:
         return msgspec.json.encode(openapi.document())
 
     async def _status(self, _request: web.Request, _body: None) -> StatusDocument:
-        return await self._run(self._operations.status)
+        return await self._run(self.operations.status)
 
     async def _checkpoint(self, request: web.Request, _body: None) -> bytes:
         guest = request.match_info["guest"]
         lun = _number(request.query["lun"], "lun") if "lun" in request.query else None
-        return await self._run(lambda: self._operations.checkpoint(guest, lun))
+        return await self._run(lambda: self.operations.checkpoint(guest, lun))
 
     async def _adopt(self, request: web.Request, body: AdoptRequest) -> AdoptDocument:
         guest, lun = _unit_of(request)
@@ -121,12 +121,12 @@ class ControlApi:
         def adopt() -> AdoptDocument:
             # It may probe with a REGISTER, which only the host that serves the guest may send.
             with self._gates.entered(guest):
-                return self._operations.adopt(guest, lun, body)
+                return self.operations.adopt(guest, lun, body)
 
         return await self._run(adopt)
 
     async def _restore(self, _request: web.Request, body: RestoreRequest) -> RestoreDocument:
-        return await self._run(lambda: self._operations.restore(body))
+        return await self._run(lambda: self.operations.restore(body))
 
     async def _migrate(self, request: web.Request, body: MigrateRequest) -> MigrationDocument:
         guest = request.match_info["guest"]
@@ -138,19 +138,19 @@ class ControlApi:
 
     async def _pr_keys(self, request: web.Request, _body: None) -> KeysDocument:
         target = _target_of(request)
-        return await self._run(lambda: self._operations.pr_keys(target))
+        return await self._run(lambda: self.operations.pr_keys(target))
 
     async def _pr_reservation(self, request: web.Request, _body: None) -> ReservationDocument:
         target = _target_of(request)
-        return await self._run(lambda: self._operations.pr_reservation(target))
+        return await self._run(lambda: self.operations.pr_reservation(target))
 
     async def _pr_status(self, request: web.Request, _body: None) -> FullStatusDocument:
         target = _target_of(request)
-        return await self._run(lambda: self._operations.pr_status(target))
+        return await self._run(lambda: self.operations.pr_status(target))
 
     async def _pr_capabilities(self, request: web.Request, _body: None) -> CapabilitiesDocument:
         target = _target_of(request)
-        return await self._run(lambda: self._operations.pr_capabilities(target))
+        return await self._run(lambda: self.operations.pr_capabilities(target))
 
     async def _execute(self, request: web.Request, body: ExecuteRequest) -> ExecuteReply:
         guest, lun = _unit_of(request)

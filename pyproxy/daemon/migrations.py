@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Iterator, Mapping
 
 from pyproxy.config import Config, Endpoint, MigrationSection
@@ -12,6 +11,7 @@ from pyproxy.daemon.gates import Gates
 from pyproxy.daemon.host import Host
 from pyproxy.daemon.operations import MigrateRequest
 from pyproxy.daemon.standing import Standing
+from pyproxy.daemon.tcp import bind_tcp
 from pyproxy.frontend.listener import Listener
 from pyproxy.migration.engine import Engine, MigrationError
 from pyproxy.migration.peer import Peer
@@ -91,7 +91,7 @@ class Migrations:
             self._listener = Listener.bind(endpoint.path)
             bound = self._listener.socket
         else:
-            bound = _bind(endpoint)
+            bound = bind_tcp(endpoint, "peers cannot be listened to")
         server = TransportServer(Listening(bound, credentials), self.engine, list(self._peers))
         try:
             await server.start()
@@ -146,21 +146,3 @@ def credentials_of(section: MigrationSection | None) -> Credentials | None:
     if section is None or section.certificate is None or section.key is None or section.ca is None:
         return None
     return Credentials(section.certificate, section.key, section.ca)
-
-
-def _bind(endpoint: Endpoint) -> socket.socket:
-    try:
-        found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
-        bound = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
-        try:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(address)
-        except BaseException:
-            bound.close()
-            raise
-    except OSError as error:
-        raise OSError(
-            error.errno, f"peers cannot be listened to: {error.strerror}", f"{endpoint.host}:{endpoint.port}"
-        ) from None
-    return bound

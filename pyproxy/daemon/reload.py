@@ -16,7 +16,7 @@ DAEMON_KEYS: Final = ("log_format", "log_level", "poll_seconds")
 UNIT_KEYS: Final = ("adopt", "timeout")
 """Keys of a [[guest.unit]] that take effect for what comes next."""
 
-_WHOLE_TABLES: Final = ("migration", "peer")
+_WHOLE_TABLES: Final = ("migration", "metrics", "peer")
 
 _RESTART: Final = "takes effect when the daemon is started again"
 

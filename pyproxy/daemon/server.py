@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,8 @@ from pyproxy.daemon.control import ControlApi
 from pyproxy.daemon.front_ends import FrontEnds
 from pyproxy.daemon.host import Host
 from pyproxy.daemon.lock import DirectoryError, ensure_private
+from pyproxy.daemon.metrics.collector import DaemonCollector
+from pyproxy.daemon.metrics.exporter import Exporter
 from pyproxy.daemon.migrations import Migrations
 from pyproxy.daemon.notify import ServiceManager
 from pyproxy.daemon.poller import Poller
@@ -133,6 +136,7 @@ class _Daemon:
         self._front_ends = front_ends
         self._capacities = capacities
         self._load = load
+        self._started = time.time()
         self._manager = ServiceManager.from_environment()
         self._hung_up = asyncio.Event()
 
@@ -145,6 +149,9 @@ class _Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
         api = ControlApi(self._host, self._front_ends, self._migrations)
         await self._migrations.listen()
+        exporter = self._exporter(api)
+        if exporter is not None:
+            await exporter.start()
         runner = web.AppRunner(
             api.application(), handle_signals=False, access_log=None, shutdown_timeout=_ANSWER_GRACE_SECONDS
         )
@@ -158,6 +165,8 @@ class _Daemon:
         self._manager.stopping()
         log.info("stopping: no new requests, waiting for the commands under way")
         await site.stop()
+        if exporter is not None:
+            await exporter.stop()
         await self._migrations.unlisten()
         await asyncio.to_thread(self._migrations.close)
         seconds = max(unit.timeout for _, unit in self._host.config.units()) + _TIMEOUT_GRACE_SECONDS
@@ -170,6 +179,15 @@ class _Daemon:
         await asyncio.to_thread(api.close)
         for task in background:
             task.cancel()
+
+    def _exporter(self, api: ControlApi) -> Exporter | None:
+        section = self._host.config.metrics
+        if section is None:
+            return None
+        collector = DaemonCollector(
+            api.operations.status, self._migrations.status, self._front_ends.gates.why, started=self._started
+        )
+        return Exporter(section, collector)
 
     def _status(self) -> str:
         return f"serving {', '.join(guest.name for guest in self._host.config.guest)}"

@@ -1,0 +1,143 @@
+"""Every metric there is: what is collected and what the documentation lists are both made from this table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.metrics_core import Metric as Family
+
+PREFIX: Final = "pyproxy_"
+
+
+class Kind(StrEnum):
+    """How a value behaves."""
+
+    COUNTER = "counter"
+    """It only rises, from 0 when the daemon starts."""
+    GAUGE = "gauge"
+    """It is as it is now."""
+    INFO = "info"
+    """It is 1; its labels say something."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One family. ``name`` is without prefix and without the suffix of its kind."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """The name as Prometheus has it."""
+        suffix = {Kind.COUNTER: "_total", Kind.GAUGE: "", Kind.INFO: "_info"}[self.kind]
+        return f"{PREFIX}{self.name}{suffix}"
+
+    def family(self) -> Family:
+        """Return a family without samples."""
+        make = {Kind.COUNTER: CounterMetricFamily, Kind.GAUGE: GaugeMetricFamily, Kind.INFO: InfoMetricFamily}
+        family: Family = make[self.kind](f"{PREFIX}{self.name}", self.help, labels=self.labels)
+        return family
+
+
+_GUEST: Final = ("guest",)
+_UNIT: Final = ("guest", "lun")
+_FRONT_END: Final = ("guest", "front_end")
+
+METRICS: Final[tuple[Metric, ...]] = (
+    Metric("build", Kind.INFO, "Version of pyproxy and name of the host.", ("version", "host")),
+    Metric("start_time_seconds", Kind.GAUGE, "When the daemon started, in seconds since 1970."),
+    Metric("collect_duration_seconds", Kind.GAUGE, "How long it took to collect these values."),
+    # What guests' virtqueues carry.
+    Metric("ring_requests", Kind.COUNTER, "Requests taken from the guest's virtqueues.", _GUEST),
+    Metric(
+        "ring_commands",
+        Kind.COUNTER,
+        "Requests by where they were executed: inline (the emulated unit), port (a device) or python (reservations and "
+        "whatever is rare).",
+        ("guest", "path"),
+    ),
+    Metric(
+        "ring_bytes",
+        Kind.COUNTER,
+        "Data of the guest's requests: read (to it) or write.",
+        ("guest", "direction"),
+    ),
+    Metric("ring_malformed", Kind.COUNTER, "Descriptor chains that were no request.", _GUEST),
+    Metric("ring_kicks", Kind.COUNTER, "Notifications by the guest that work is available.", _GUEST),
+    Metric("ring_notifications", Kind.COUNTER, "Notifications of the guest that work is done.", _GUEST),
+    Metric("ring_sleeps", Kind.COUNTER, "How often the worker went to sleep for want of work.", _GUEST),
+    # The sockets.
+    Metric("front_end_up", Kind.GAUGE, "1 where the guest's socket is there, 0 where it is not.", _FRONT_END),
+    Metric("front_end_connections", Kind.GAUGE, "Connections to the guest's socket now.", _FRONT_END),
+    Metric("front_end_accepted", Kind.COUNTER, "Connections to the guest's socket that were accepted.", _FRONT_END),
+    Metric(
+        "front_end_refused",
+        Kind.COUNTER,
+        "Connections to the guest's socket that were refused: peer (not allowed to connect) or full.",
+        ("guest", "front_end", "reason"),
+    ),
+    Metric(
+        "front_end_closed",
+        Kind.COUNTER,
+        "Connections to the guest's socket that ended, by why.",
+        ("guest", "front_end", "reason"),
+    ),
+    Metric(
+        "pr_helper_requests",
+        Kind.COUNTER,
+        "Requests through the guest's helper socket: in (PERSISTENT RESERVE IN) or out.",
+        ("guest", "direction"),
+    ),
+    Metric(
+        "pr_helper_straight",
+        Kind.COUNTER,
+        "PERSISTENT RESERVE IN of the guest's helper socket that did not enter Python.",
+        _GUEST,
+    ),
+    # Logical units.
+    Metric("unit_up", Kind.GAUGE, "1 where the logical unit can be used, 0 where it is away or in error.", _UNIT),
+    Metric("unit_away", Kind.GAUGE, "1 while the device of the guest's logical unit is detached.", _UNIT),
+    # Reservations.
+    Metric("registered", Kind.GAUGE, "1 while the guest's I_T nexus is registered.", _UNIT),
+    Metric(
+        "reservation_type",
+        Kind.GAUGE,
+        "Type of the reservation that the guest holds (SPC-4 table 60): 1, 3, 5, 6, 7, 8; 0 for none.",
+        _UNIT,
+    ),
+    Metric("pr_generation", Kind.GAUGE, "PRGENERATION of the logical unit as last read.", _UNIT),
+    Metric("takeover_epoch", Kind.GAUGE, "How often the guest's claim on the logical unit was taken over.", _UNIT),
+    Metric(
+        "state_suspect", Kind.GAUGE, "1 for each reason why what is tracked may be wrong.", ("guest", "lun", "reason")
+    ),
+    Metric("state_fresh", Kind.GAUGE, "1 while nothing speaks against what is tracked.", _UNIT),
+    Metric("unit_attentions_pending", Kind.GAUGE, "Unit attentions that wait for the guest's next command.", _UNIT),
+    Metric("open_intents", Kind.GAUGE, "PERSISTENT RESERVE OUTs of the guest whose outcome is not known yet.", _UNIT),
+    Metric("open_takeovers", Kind.GAUGE, "Takeovers that were begun here and have not ended."),
+    # Migrations.
+    Metric(
+        "migration_phase",
+        Kind.GAUGE,
+        "1 for the phase of the guest's latest migration; role is source or destination.",
+        ("guest", "role", "phase"),
+    ),
+    Metric(
+        "migration_over",
+        Kind.GAUGE,
+        "1 where the guest's latest migration has ended, 0 while something is waited for.",
+        ("guest", "role"),
+    ),
+    Metric(
+        "migration_phase_start_seconds",
+        Kind.GAUGE,
+        "When the phase of the guest's latest migration began, in seconds since 1970.",
+        ("guest", "role"),
+    ),
+    Metric("guest_served", Kind.GAUGE, "1 where this host serves the guest, 0 where its gate is shut.", _GUEST),
+)
