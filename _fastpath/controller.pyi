@@ -170,6 +170,12 @@ class Controller:
     def counts(self) -> dict[str, int]:
         """Counters since the beginning, by name."""
 
+    def traffic(self) -> list[tuple[int, int, int, tuple[int, ...]]]:
+        """Target, LUN, commands in flight and counters of each unit, for ``pyproxy.frontend.virtio_scsi.traffic``.
+
+        A unit's counters begin at 0 when it is attached.
+        """
+
     def broken(self, index: int) -> bool:
         """Whether a started queue was stopped for good."""
 

@@ -19,6 +19,7 @@ from _fastpath.virtio_scsi cimport (
 )
 from _fastpath.virtqueue cimport MAX_QUEUE_SIZE, RING_MEMORY_GONE
 from _fastpath.worker cimport worker_close, worker_open, worker_pass, worker_run
+from _fastpath.traffic cimport unit_traffic
 from _fastpath.worker_state cimport worker_counts
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
 
@@ -56,6 +57,26 @@ _COUNTS = (
     "passes",
 )
 assert len(_COUNTS) * sizeof(uint64_t) == sizeof(worker_counts)
+
+
+cdef void _free_unit(attached_unit *unit) noexcept:
+    free(unit.traffic)
+    free(unit)
+
+
+cdef tuple _traffic(const unit_traffic *counted, int workers):
+    """Sum what the workers have counted, in the order of the struct."""
+    cdef const uint64_t *numbers
+    cdef int count = sizeof(unit_traffic) // sizeof(uint64_t)
+    cdef int worker_number
+    cdef int i
+    total = [0] * count
+    for worker_number in range(workers):
+        numbers = <const uint64_t *>&counted[worker_number]
+        for i in range(count):
+            total[i] += numbers[i]
+    return tuple(total)
+
 
 cdef enum:
     T10_PI_BIT = 3
@@ -111,6 +132,7 @@ cdef class Controller:
             self.workers[i].python = &self.service.side
             self.workers[i].units = &self.units
             self.workers[i].poll_ns = <uint64_t>poll_us * 1000
+            self.workers[i].number = i
         self.service.workers = self.workers
         self.service.worker_count = workers
         self.service.units = &self.units
@@ -146,7 +168,7 @@ cdef class Controller:
         while self.units is not NULL:
             unit = self.units
             self.units = unit.following
-            free(unit)
+            _free_unit(unit)
         if self.service is not None:
             _close(self.service.side.sleep.wake)
 
@@ -533,6 +555,10 @@ cdef class Controller:
             unit.target = target
             unit.lun = lun
             unit.timeout_ms = max(timeout_ms, 1)
+            unit.traffic = <unit_traffic *>calloc(self.worker_count, sizeof(unit_traffic))
+            if unit.traffic is NULL:
+                free(unit)
+                raise MemoryError
             if verdicts is not None:
                 unit.verdicts = &verdicts.table
             try:
@@ -556,7 +582,7 @@ cdef class Controller:
                 else:
                     raise TypeError(f"a unit is reached through a Port, a BlockPort or None, not {port!r}")
             except BaseException:
-                free(unit)
+                _free_unit(unit)
                 raise
             self.ports[target, lun] = (port, verdicts, waiting)
             self._pause()
@@ -582,7 +608,7 @@ cdef class Controller:
             self._pause()
             self._unlink(unit)
             self._resume()
-            free(unit)
+            _free_unit(unit)
             del self.ports[target, lun]
 
     cdef void _unlink(self, attached_unit *unit) noexcept:
@@ -618,6 +644,16 @@ cdef class Controller:
             total["log_missed"] = 0 if self.log is None else self.log.missed
         total["handler_failures"] = self.service.failures
         return total
+
+    def traffic(self):
+        cdef attached_unit *unit
+        found = []
+        with self.lock:
+            unit = self.units
+            while unit is not NULL:
+                found.append((unit.target, unit.lun, unit.in_flight, _traffic(unit.traffic, self.worker_count)))
+                unit = unit.following
+        return found
 
     def broken(self, int index):
         return self.queues[index] is not NULL and self.queues[index].ring.broken != 0

@@ -15,6 +15,7 @@ from _fastpath.guest_memory cimport guest_translate
 from _fastpath.lanes cimport lane_event, lane_ring, scan_completion
 from _fastpath.port cimport Port
 from _fastpath.sgio cimport SG_FATE_NOT_EXECUTED, SG_IN, SG_MAX_IOVECS, fail_command, sg_command
+from _fastpath.traffic cimport traffic_count, traffic_took, unit_traffic
 from _fastpath.verdict cimport goes_straight
 from _fastpath.virtio_scsi cimport (
     CONTROL_QUEUE, REQUEST_BYTES, REQUEST_FOR_PORT, REQUEST_FROM_PORT, RESPONSE_BYTES, UNIT_BLOCKS, UNIT_PYTHON,
@@ -44,6 +45,7 @@ cdef extern from "plane_atomic.h" nogil:
     void plane_prefetch(const void *address)
     void plane_prefetch_write(const void *address)
     bint plane_signal(int descriptor)
+    uint64_t plane_now_ns()
 
 cdef enum:
     CHUNK = 16  # requests that are walked, prefetched and executed together
@@ -111,6 +113,8 @@ cdef void _refuse(worker *self, request *refused, uint8_t response) noexcept nog
 
 cdef void _to_python(worker *self, request *one) noexcept nogil:
     self.counts.python_commands += 1
+    if one.unit is not NULL:
+        one.unit.traffic[self.number].python += 1
     if one.recovered and one.owner.index != CONTROL_QUEUE:
         # It may have been executed already, and doing it again is not known to be harmless: the guest decides.
         _refuse(self, one, VIRTIO_SCSI_RESET)
@@ -137,6 +141,7 @@ cdef void _to_port(worker *self, request *one) noexcept nogil:
         _refuse(self, one, VIRTIO_SCSI_FAILURE)
         return
     self.counts.port_commands += 1
+    one.began = plane_now_ns()
     sgio_add(<uint32_t *>&unit.in_flight, 1)
     if owner is self:
         _append_pending(unit, one)
@@ -172,6 +177,8 @@ cdef void _to_blocks(worker *self, request *one) noexcept nogil:
         one.response = VIRTIO_SCSI_ABORTED
     elif rc == BLOCK_TASK_ABORTED:
         one.command.status = TASK_ABORTED
+    traffic_count(&one.unit.traffic[self.number], one.parsed.cls, one.response, one.command.status,
+                  one.command.direction == SG_IN, moved)
     if rc != BLOCK_GOOD:
         one.written = buffers.in_bytes  # some of it may have been
     _finish(self, one)
@@ -385,10 +392,20 @@ cdef void _post_event(worker *self, const request *done) noexcept nogil:
     wake(&self.python.sleep)
 
 
+cdef void _count(worker *self, const request *done) noexcept nogil:
+    """What a port has done; the unit is there as long as the command counts as in flight."""
+    cdef unit_traffic *traffic = &done.unit.traffic[self.number]
+    cdef bint to_guest = done.command.direction == SG_IN
+    traffic_count(traffic, done.parsed.cls, done.response, done.command.status, to_guest,
+                  done.written if to_guest else done.command.transfer_length - done.residual)
+    traffic_took(traffic, done.parsed.cls, plane_now_ns() - done.began)
+
+
 cdef void _reaped(worker *self, request *done) noexcept nogil:
     if done.command.status or done.command.fate or done.command.host_status or done.parsed.lane != CDB_LANE_FAST:
         _post_event(self, done)
     request_settle(done)
+    _count(self, done)
     sgio_add(<uint32_t *>&done.unit.in_flight, <uint32_t>-1)
     if done.owner.worker == self:
         _finish(self, done)

@@ -103,6 +103,12 @@ PLANE_UNUSED static inline int plane_clear(int descriptor)
     return read(descriptor, &value, sizeof(value)) == (ssize_t)sizeof(value);
 }
 
+/* How many bits a number has: 0 for 0. */
+PLANE_UNUSED static inline int plane_bits(uint64_t value)
+{
+    return value ? 64 - __builtin_clzll(value) : 0;
+}
+
 PLANE_UNUSED static inline uint64_t plane_now_ns(void)
 {
     struct timespec now;

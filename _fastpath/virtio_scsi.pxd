@@ -7,6 +7,7 @@ from _fastpath.block_port cimport block_unit
 from _fastpath.cdb cimport parsed_cdb
 from _fastpath.guest_memory cimport dirty_log, memory_table
 from _fastpath.sgio cimport sg_command
+from _fastpath.traffic cimport unit_traffic
 from _fastpath.verdict cimport verdict_table
 from _fastpath.virtqueue cimport chain, vring
 
@@ -68,6 +69,7 @@ cdef struct attached_unit:
     void *first_pending  # requests that were not accepted yet
     void *last_pending
     attached_unit *next_port  # of the worker's list
+    unit_traffic *traffic  # one for each worker of the controller
 
 
 cdef struct queue
@@ -87,6 +89,7 @@ cdef struct request:
     uint8_t state
     uint8_t response  # VIRTIO_SCSI_*
     bint recovered  # it was in flight when an earlier process ended
+    uint64_t began  # when a port's command was taken, in nanoseconds
     uint64_t written  # bytes of data that were written to the guest
     uint64_t residual
     uint8_t header[REQUEST_BYTES_T10_PI + 5]

@@ -84,3 +84,4 @@ cdef struct worker:
     int polled_room
     event_ring events
     worker_counts counts
+    int number  # among the controller's

@@ -20,6 +20,7 @@ from pyproxy.frontend.vhost_user.dialer import VhostUserDialer
 from pyproxy.frontend.vhost_user.server import VhostUserServer
 from pyproxy.frontend.virtio_scsi.controller import ScsiController
 from pyproxy.frontend.virtio_scsi.lun import Address
+from pyproxy.frontend.virtio_scsi.traffic import Traffic
 from pyproxy.scsi.sense import CAPACITY_DATA_CHANGED
 
 log = logging.getLogger(__name__)
@@ -107,6 +108,17 @@ class Controllers:
         if served is None:
             return VhostUserStatus(socket=str(socket_path(self._host.config, guest, guest.vhost_user)), error=error)
         return VhostUserStatus.of(served.path, served.server.counts(), served.controller.plane.counts())
+
+    def traffic(self, guest: str) -> dict[int, Traffic]:
+        """Return what passes to each of the guest's units, by LUN; nothing where it has no controller."""
+        with self._lock:
+            served = self._served.get(guest)
+            found = {} if served is None else dict(served.attached)
+        if served is None:
+            return {}
+        luns = {(one.section.target, one.section.lun): lun for lun, one in found.items()}
+        counted = (Traffic.of(*one) for one in served.controller.plane.traffic())
+        return {luns[one.target, one.lun]: one for one in counted if (one.target, one.lun) in luns}
 
     def stop(self, seconds: float) -> bool:
         """Stop accepting, let what runs on devices be answered within ``seconds``; False when something still runs."""

@@ -185,7 +185,12 @@ class _Daemon:
         if section is None:
             return None
         collector = DaemonCollector(
-            api.operations.status, self._migrations.status, self._front_ends.gates.why, started=self._started
+            api.operations.status,
+            self._migrations.status,
+            self._front_ends.gates.why,
+            self._front_ends.vhost_user.traffic,
+            started=self._started,
+            detail=section.detail,
         )
         return Exporter(section, collector)
 

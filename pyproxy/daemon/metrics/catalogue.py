@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 
 PREFIX: Final = "pyproxy_"
@@ -19,6 +19,8 @@ class Kind(StrEnum):
     """It only rises, from 0 when the daemon starts."""
     GAUGE = "gauge"
     """It is as it is now."""
+    HISTOGRAM = "histogram"
+    """How many values were at most so large."""
     INFO = "info"
     """It is 1; its labels say something."""
 
@@ -35,12 +37,17 @@ class Metric:
     @property
     def shown(self) -> str:
         """The name as Prometheus has it."""
-        suffix = {Kind.COUNTER: "_total", Kind.GAUGE: "", Kind.INFO: "_info"}[self.kind]
+        suffix = {Kind.COUNTER: "_total", Kind.INFO: "_info"}.get(self.kind, "")
         return f"{PREFIX}{self.name}{suffix}"
 
     def family(self) -> Family:
         """Return a family without samples."""
-        make = {Kind.COUNTER: CounterMetricFamily, Kind.GAUGE: GaugeMetricFamily, Kind.INFO: InfoMetricFamily}
+        make = {
+            Kind.COUNTER: CounterMetricFamily,
+            Kind.GAUGE: GaugeMetricFamily,
+            Kind.HISTOGRAM: HistogramMetricFamily,
+            Kind.INFO: InfoMetricFamily,
+        }
         family: Family = make[self.kind](f"{PREFIX}{self.name}", self.help, labels=self.labels)
         return family
 
@@ -101,6 +108,34 @@ METRICS: Final[tuple[Metric, ...]] = (
         _GUEST,
     ),
     # Logical units.
+    Metric(
+        "commands",
+        Kind.COUNTER,
+        "Commands of the guest's virtqueues to the logical unit since it was attached, by class; python: those that "
+        "left the data plane (reservations and what is rare).",
+        ("guest", "lun", "class"),
+    ),
+    Metric(
+        "command_statuses",
+        Kind.COUNTER,
+        "How these ended, but for those that left the data plane; busy is BUSY and TASK SET FULL, none a failure "
+        "without a status.",
+        ("guest", "lun", "status"),
+    ),
+    Metric(
+        "command_bytes",
+        Kind.COUNTER,
+        "Data of these commands: read (to the guest) or write.",
+        ("guest", "lun", "direction"),
+    ),
+    Metric("commands_in_flight", Kind.GAUGE, "Commands that the device of the logical unit has now.", _UNIT),
+    Metric(
+        "command_duration_seconds",
+        Kind.HISTOGRAM,
+        "How long the device had a command, from its virtqueue to its answer; the emulated unit executes on the spot "
+        "and is not in it.",
+        ("guest", "lun", "class"),
+    ),
     Metric("unit_up", Kind.GAUGE, "1 where the logical unit can be used, 0 where it is away or in error.", _UNIT),
     Metric("unit_away", Kind.GAUGE, "1 while the device of the guest's logical unit is detached.", _UNIT),
     # Reservations.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Final
 
@@ -20,7 +20,9 @@ from pyproxy.daemon.documents import (
     VhostUserStatus,
 )
 from pyproxy.daemon.metrics.catalogue import METRICS, PREFIX
+from pyproxy.frontend.virtio_scsi.traffic import BOUNDS, CLASSES, LATENCIES, STATUSES, Latency, Traffic
 
+_COARSE: Final = 2
 _PATHS: Final = ("inline", "port", "python")
 _PLAIN: Final = ("requests", "malformed", "kicks", "notifications", "sleeps")
 
@@ -38,22 +40,44 @@ class _Samples:
         family = self.families[name]
         family.add_sample(family.name + self._suffix[name], dict(zip(self._labels[name], labels, strict=True)), value)
 
+    def add_histogram(self, name: str, latency: Latency, step: int, *labels: str) -> None:
+        """Add a histogram of the family with every ``step``-th bound; one that has counted nothing is left out."""
+        if not any(latency.counts):
+            return
+        family = self.families[name]
+        named = dict(zip(self._labels[name], labels, strict=True))
+        total = 0
+        for number, (bound, count) in enumerate(zip((*BOUNDS, float("inf")), latency.counts, strict=True)):
+            total += count
+            if number % step == 0 or number == len(BOUNDS):
+                family.add_sample(f"{family.name}_bucket", {**named, "le": _bound_text(bound)}, total)
+        family.add_sample(f"{family.name}_count", named, total)
+        family.add_sample(f"{family.name}_sum", named, latency.seconds)
+
 
 class DaemonCollector(Collector):
-    """Asks ``status`` and ``migrations`` at each collection; ``why_shut`` says why a guest is not served, or None."""
+    """Asks ``status`` and ``migrations`` at each collection.
+
+    ``why_shut`` says why a guest is not served, or None; ``traffic`` what passes to its units, by LUN. ``detail``:
+    latency by class of command, in twice as many buckets.
+    """
 
     def __init__(
         self,
         status: Callable[[], StatusDocument],
         migrations: Callable[[], MigrationsDocument],
         why_shut: Callable[[str], str | None],
+        traffic: Callable[[str], Mapping[int, Traffic]],
         *,
         started: float,
+        detail: bool,
     ) -> None:
         self._status = status
         self._migrations = migrations
         self._why_shut = why_shut
+        self._traffic = traffic
         self._started = started
+        self._detail = detail
 
     def describe(self) -> list[Family]:
         """Return the families without samples."""
@@ -85,8 +109,15 @@ class DaemonCollector(Collector):
             samples.add("pr_helper_requests", guest.pr_helper.requests_in, guest.name, "in")
             samples.add("pr_helper_requests", guest.pr_helper.requests_out, guest.name, "out")
             samples.add("pr_helper_straight", guest.pr_helper.straight, guest.name)
+        traffic = self._traffic(guest.name)
         for unit in guest.units:
             _unit(samples, guest.name, unit)
+            if unit.lun in traffic:
+                _unit_traffic(samples, (guest.name, str(unit.lun)), traffic[unit.lun], detail=self._detail)
+
+
+def _bound_text(bound: float) -> str:
+    return "+Inf" if bound == float("inf") else repr(bound)
 
 
 def _front_end(samples: _Samples, guest: str, name: str, found: PrHelperStatus | VhostUserStatus) -> None:
@@ -124,6 +155,24 @@ def _unit(samples: _Samples, guest: str, unit: UnitStatus) -> None:
         samples.add("state_suspect", 1, *names, reason)
     samples.add("unit_attentions_pending", len(unit.pending_unit_attentions), *names)
     samples.add("open_intents", unit.open_intents, *names)
+
+
+def _unit_traffic(samples: _Samples, names: tuple[str, str], found: Traffic, *, detail: bool) -> None:
+    for name, count in zip(CLASSES, found.commands, strict=True):
+        samples.add("commands", count, *names, name)
+    samples.add("commands", found.python, *names, "python")
+    for name, count in zip(STATUSES, found.statuses, strict=True):
+        samples.add("command_statuses", count, *names, name)
+    samples.add("command_bytes", found.bytes_read, *names, "read")
+    samples.add("command_bytes", found.bytes_written, *names, "write")
+    samples.add("commands_in_flight", found.in_flight, *names)
+    if detail:
+        for name, latency in zip(LATENCIES, found.latency, strict=True):
+            samples.add_histogram("command_duration_seconds", latency, 1, *names, name)
+    else:
+        counts = tuple(map(sum, zip(*(one.counts for one in found.latency), strict=True)))
+        together = Latency(counts, sum(one.seconds for one in found.latency))
+        samples.add_histogram("command_duration_seconds", together, _COARSE, *names, "all")
 
 
 def _migration(samples: _Samples, migration: MigrationDocument) -> None:

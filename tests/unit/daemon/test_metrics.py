@@ -23,6 +23,7 @@ from pyproxy.daemon.metrics.collector import DaemonCollector
 from pyproxy.daemon.metrics.exporter import FRESH_SECONDS
 from tests.rig.ports import free_port
 from tests.rig.prometheus import Prometheus
+from tests.rig.tgt import TgtTarget
 from tests.unit.daemon.conftest import Daemon, start_in
 from tests.unit.daemon.disk_load import REGION, DiskLoad
 from tests.unit.daemon.test_disk_guests import driving, guest
@@ -67,8 +68,7 @@ def test_names_types_and_help_pass_promtool(daemon: Daemon, tmp_path: Path, port
     told = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
     assert told == {metric.shown for metric in METRICS}
     assert len(told) == len(METRICS)
-    samples = [line for line in text.splitlines() if 'lun="0"' in line or 'guest="web"' in line]
-    assert len(samples) <= 40, "the budget of a guest with one unit"
+    assert 'pyproxy_commands_total{class="read",guest="web",lun="0"} 1.0' in text
     openmetrics, other = scrape(port, accept="application/openmetrics-text; version=1.0.0")
     assert openmetrics.startswith("application/openmetrics-text")
     assert other.endswith("# EOF\n")
@@ -94,6 +94,7 @@ def test_prometheus_stores_what_the_load_counted(daemon: Daemon, tmp_path: Path,
                 name: prometheus.value(f'pyproxy_ring_bytes_total{{guest="web",direction="{name}"}}')
                 for name in ("read", "write")
             }
+            before["written"] = prometheus.value('pyproxy_commands_total{class="write"}')
             assert before["requests"] == sum(load.answers.values())
             assert moved["write"] % REGION == 24 * load.tried % REGION
             for _ in range(reads):
@@ -106,6 +107,11 @@ def test_prometheus_stores_what_the_load_counted(daemon: Daemon, tmp_path: Path,
             bytes_total = 'pyproxy_ring_bytes_total{direction="%s"}'
             assert prometheus.value(bytes_total % "read") == moved["read"] + 4096 * reads
             assert prometheus.value(bytes_total % "write") == moved["write"] + 4096 * writes
+            assert prometheus.value('pyproxy_commands_total{class="write"}') == before["written"] + writes
+            assert prometheus.value("sum(pyproxy_commands_total)") == before["requests"] + reads + writes
+            good = prometheus.value('pyproxy_command_statuses_total{status="good"}')
+            assert good == prometheus.value('sum(pyproxy_commands_total{class!="python"})')
+            assert prometheus.value(bytes_total.replace("ring", "command") % "read") == moved["read"] + 4096 * reads
             assert prometheus.value("pyproxy_ring_malformed_total") == before["malformed"] == 0
             assert prometheus.value("pyproxy_front_end_connections") == 1
             assert prometheus.value("pyproxy_registered") == 1
@@ -141,6 +147,24 @@ def test_only_clients_of_the_authority(tmp_path: Path, port: int) -> None:
                 get(wrong)
 
 
+@pytest.mark.parametrize(("detail", "budget"), [("false", 40), ("true", 110)])
+def test_a_unit_has_so_many_series(tmp_path: Path, port: int, detail: str, budget: int) -> None:
+    """On a device, whose latency is counted: tgt."""
+    with TgtTarget(tmp_path) as target, contextlib.ExitStack() as stack:
+        backing = f'iscsi = {{ url = "{target.url}", initiator = "iqn.2026-01.org.example:web" }}'
+        start_in(tmp_path, guest(tmp_path, "web", backing) + metrics(port, f"detail = {detail}\n"), stack)
+        driver = stack.enter_context(driving(tmp_path, "web"))
+        assert driver.execute_past_attentions(READ, data_in=4096).status == 0
+        assert driver.execute(WRITE, data_out=bytes(4096)).status == 0
+        assert driver.execute(bytes(6)).status == 0
+        _, text = scrape(port)
+    samples = [line for line in text.splitlines() if 'lun="0"' in line]
+    assert len(samples) <= budget
+    (count,) = [line for line in samples if "duration_seconds_count" in line and ("all" in line or "read" in line)]
+    assert float(count.split()[-1]) >= (1 if detail == "true" else 3)
+    assert any(line.startswith("pyproxy_command_duration_seconds_bucket") for line in samples)
+
+
 def test_many_scrapers_cost_one_collection(daemon: Daemon, port: int) -> None:
     answers: list[str] = []
     threads = [threading.Thread(target=lambda: answers.append(scrape(port)[1])) for _ in range(8)]
@@ -167,7 +191,9 @@ def test_a_status_that_fails_is_no_half_answer() -> None:
     def fails() -> StatusDocument:
         raise OSError("the store is locked")
 
-    collector = DaemonCollector(fails, lambda: MigrationsDocument(migrations=[]), lambda _: None, started=0.0)
+    collector = DaemonCollector(
+        fails, lambda: MigrationsDocument(migrations=[]), lambda _: None, lambda _: {}, started=0.0, detail=False
+    )
     with pytest.raises(OSError, match="locked"):
         list(collector.collect())
 

@@ -14,6 +14,7 @@ from _fastpath.dispatch cimport worker_return
 from _fastpath.guest_memory cimport dirty_log, guest_region, memory_table
 from _fastpath.port cimport Port
 from _fastpath.sgio cimport SG_FATE_DONE, SG_IN, sg_command
+from _fastpath.traffic cimport unit_traffic
 from _fastpath.verdict cimport Verdicts
 from _fastpath.virtio_scsi cimport (
     REQUEST_BYTES, REQUEST_FROM_PYTHON, RESPONSE_BYTES, UNIT_BLOCKS, UNIT_PORT, UNIT_PYTHON, attached_unit, queue,
@@ -112,6 +113,7 @@ cdef class Hostile:
     cdef attached_unit blocks
     cdef attached_unit port
     cdef attached_unit python
+    cdef unit_traffic traffic[3]
     cdef attached_unit *units
     cdef python_side side
     cdef worker worker
@@ -180,6 +182,7 @@ cdef class Hostile:
     cdef attach(self, attached_unit *unit, int lun, int kind):
         unit.lun = lun
         unit.kind = kind
+        unit.traffic = &self.traffic[lun]
         unit.verdicts = &self.verdicts.table
         unit.following = self.units
         self.units = unit
