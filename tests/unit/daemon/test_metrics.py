@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -30,6 +32,7 @@ from tests.unit.daemon.test_disk_guests import driving, guest
 from tests.unit.migration.transport.scene import Authority
 
 DEPLOY = Path(__file__).parents[3] / "deploy" / "prometheus"
+DASHBOARD = DEPLOY.parent / "grafana" / "pyproxy.json"
 READ = bytes.fromhex("2800000000000000 0800")
 WRITE = bytes.fromhex("2a00000000000000 0800")
 EMULATED = 'emulated = { size = "16MiB" }'
@@ -125,6 +128,40 @@ def until(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.2)
+
+
+def test_every_panel_of_the_dashboard_has_data(tmp_path: Path, port: int) -> None:
+    """Its queries, on what Prometheus stored of a guest on a device, whose migration was refused."""
+    more = f'[migration]\n[[peer]]\nname = "host-b"\naddress = "{tmp_path}/none.sock"\n'
+    (tmp_path / "prom").mkdir()
+    with contextlib.ExitStack() as stack:
+        target = stack.enter_context(TgtTarget(tmp_path))
+        backing = f'iscsi = {{ url = "{target.url}", initiator = "iqn.2026-01.org.example:web" }}'
+        daemon = start_in(tmp_path, guest(tmp_path, "web", backing) + metrics(port) + more, stack)
+        assert daemon.run("migrate", "web", "--to", "host-b").returncode == 1
+        prometheus = stack.enter_context(Prometheus(tmp_path / "prom", [f"127.0.0.1:{port}"]))
+        with driving(tmp_path, "web") as driver:
+            prometheus.until_scraped_again()
+            load = DiskLoad(driver, random.Random(20261127))
+            load.run(2.0)
+            load.settle()
+            prometheus.until_scraped_again()
+        prometheus.until_scraped_again()
+        panels = [one for one in json.loads(DASHBOARD.read_bytes())["panels"] if one["type"] != "row"]
+        assert len(panels) > 15
+        for panel in panels:
+            found = []
+            for one in panel["targets"]:
+                text = one["expr"].replace('"$host"', '".*"').replace('"$guest"', '".*"')
+                found.append(prometheus.query(text.replace("$__rate_interval", "30s")))
+            assert any(found), panel["title"]
+
+
+def test_the_dashboard_is_what_its_builder_writes() -> None:
+    done = subprocess.run(
+        [sys.executable, str(DASHBOARD.with_name("build.py")), "--check"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_only_clients_of_the_authority(tmp_path: Path, port: int) -> None:
