@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from dataclasses import replace as state_replace
 from enum import StrEnum, auto
 from typing import Final
 
@@ -182,20 +181,30 @@ def _settle(store: Store, claim: Checkpoint, name: str, *, whole: bool) -> None:
     """Keep what the guest has on this host's nexus after a repair."""
     record = store.load_nexus(claim.guest, name)
     epoch = max(claim.epoch, record.epoch if record is not None else 0)
-    known = NexusState(aptpl=claim.nexus.aptpl, generation=claim.shown.generation, epoch=epoch)
     nexus = claim.nexus_name
-    if whole:
-        known = state_replace(known, key=claim.key, type=claim.held)
-    if nexus is not None:
-        known = state_replace(known, transport_id=nexus.transport_id, rtpi=nexus.rtpi)
-    store.save_nexus(
-        claim.guest,
-        name,
-        encode_state(known),
+    state = NexusState(
+        key=claim.key if whole else 0,
+        type=claim.held if whole else None,
+        aptpl=claim.nexus.aptpl,
+        generation=claim.shown.generation,
         epoch=epoch,
-        attentions=record.attentions if record is not None else encode_attentions(()),
-        resolve=[intent.id for intent in store.open_intents(claim.guest, name)],
-        resolution="taken-back",
+        transport_id=None if nexus is None else nexus.transport_id,
+        rtpi=None if nexus is None else nexus.rtpi,
+    )
+    attentions = record.attentions if record is not None else encode_attentions(())
+    _save(store, claim.guest, name, state, attentions, "taken-back")
+
+
+def _save(store: Store, guest: str, name: str, state: NexusState, attentions: bytes, resolution: str) -> None:
+    """Keep a state that answers every PERSISTENT RESERVE OUT of unknown outcome."""
+    store.save_nexus(
+        guest,
+        name,
+        encode_state(state),
+        epoch=state.epoch,
+        attentions=attentions,
+        resolve=[intent.id for intent in store.open_intents(guest, name)],
+        resolution=resolution,
     )
 
 
@@ -217,15 +226,8 @@ def _forget(store: Store, unit: MigratingUnit, guest: str, name: str) -> None:
         if record is None:
             return
         known = decode_state(record.state) if record.state else NexusState()
-        store.save_nexus(
-            guest,
-            name,
-            encode_state(NexusState(aptpl=known.aptpl, generation=known.generation, epoch=record.epoch)),
-            epoch=record.epoch,
-            attentions=encode_attentions(()),
-            resolve=[intent.id for intent in store.open_intents(guest, name)],
-            resolution="moved-to-another-host",
-        )
+        nothing = NexusState(aptpl=known.aptpl, generation=known.generation, epoch=record.epoch)
+        _save(store, guest, name, nothing, encode_attentions(()), "moved-to-another-host")
         unit.load()
 
 

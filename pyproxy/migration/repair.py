@@ -26,11 +26,12 @@ from pyproxy.migration.checkpoint import Checkpoint
 from pyproxy.migration.guest import MigratingUnit
 from pyproxy.migration.unit import identify
 from pyproxy.reservation.facts import UNSAFE_VENDORS
-from pyproxy.reservation.snapshot import MAXIMUM_UNIT_ATTENTIONS, Snapshot, drive, read_snapshot
-from pyproxy.scsi.command import Command, Result
+from pyproxy.reservation.snapshot import Snapshot, drive, past_attentions, read_snapshot
+from pyproxy.scsi.command import Command
 from pyproxy.scsi.constants import PrOutAction, PrType
 from pyproxy.scsi.pr_cdb import PrOut
 from pyproxy.scsi.pr_out import BASIC_SIZE, ParameterList
+from pyproxy.scsi.sense import Sense
 
 log = logging.getLogger(__name__)
 
@@ -207,17 +208,13 @@ class _Nexus:
         return self._change(PrOutAction.PREEMPT, int(self._type), ParameterList(own, self._key))
 
     def _change(self, action: PrOutAction, kind: int, parameters: ParameterList) -> bool:
-        """Whether it was GOOD; False for RESERVATION CONFLICT; raises RepairError."""
+        """Whether it was GOOD; False for RESERVATION CONFLICT; raises RepairError, SnapshotError."""
         command = Command(PrOut(action, 0, kind, BASIC_SIZE).encode(), parameters.encode())
-        for _ in range(MAXIMUM_UNIT_ATTENTIONS):
-            result = self._unit.port.execute(command)
-            sense = result.decoded_sense
-            if sense is None or not (sense.is_unit_attention or sense.deferred):
-                return self._judged(action, result)
-            self._unit.heard(sense)
-        raise RepairError(f"{self._unit.port.name} answers with one unit attention after the other")
-
-    def _judged(self, action: PrOutAction, result: Result) -> bool:
+        attentions: list[Sense] = []
+        try:
+            result = drive(past_attentions(command, action.name, attentions), self._unit.port.execute)
+        finally:
+            self._unit.heard(*attentions)
         if not result.good and not result.conflict:
             raise RepairError(f"{action.name} on {self._unit.port.name} ended with {result.status:#04x}")
         log.info("%s on %s: %s", action.name, self._unit.port.name, "GOOD" if result.good else "RESERVATION CONFLICT")

@@ -15,12 +15,10 @@ from typing import Final
 from pyproxy.reservation.events import is_conflict
 from pyproxy.reservation.reconcile import Reconciliation, Verdict, learn_nexus, own_descriptors, reconcile
 from pyproxy.reservation.snapshot import (
-    MAXIMUM_UNIT_ATTENTIONS,
     READ_TIMEOUT_MS,
     Conversation,
     Snapshot,
-    SnapshotError,
-    SnapshotFailure,
+    past_attentions,
     read_snapshot,
 )
 from pyproxy.reservation.state import NexusState
@@ -192,24 +190,7 @@ def _probe(key: int, aptpl: bool, attentions: list[Sense]) -> Conversation[Resul
     """REGISTER from ``key`` to ``key`` with the APTPL value in force, past unit attentions."""
     cdb = PrOut(PrOutAction.REGISTER, 0, 0, BASIC_SIZE).encode()
     command = Command(cdb, data_out=ParameterList(key, key, aptpl=aptpl).encode(), timeout_ms=READ_TIMEOUT_MS)
-    while True:
-        try:
-            result = yield command
-        except OSError as error:
-            raise SnapshotError(
-                SnapshotFailure.TRANSPORT, f"REGISTER could not be sent to the device: {error}", tuple(attentions)
-            ) from error
-        sense = result.decoded_sense
-        if sense is None or not (sense.is_unit_attention or sense.deferred):
-            return result
-        attentions.append(sense)
-        if len(attentions) >= MAXIMUM_UNIT_ATTENTIONS:
-            raise SnapshotError(
-                SnapshotFailure.UNIT_ATTENTIONS,
-                f"REGISTER was answered with {len(attentions)} unit attentions, the last is {sense}; the device keeps "
-                "resetting: check it and its path",
-                tuple(attentions),
-            )
+    return (yield from past_attentions(command, "REGISTER", attentions))
 
 
 def _proven(tracked: NexusState, snapshot: Snapshot, key: int, probed: tuple[int, ...]) -> Adoption:

@@ -144,6 +144,31 @@ def read_snapshot(full_status: bool = True, capabilities: bool = True) -> Conver
     )
 
 
+def past_attentions(command: Command, name: str, attentions: list[Sense]) -> Conversation[Result]:
+    """Send a command until its answer is no unit attention; those are added to ``attentions``. Raises SnapshotError.
+
+    ``name`` is how errors call the command.
+    """
+    while True:
+        try:
+            result = yield command
+        except OSError as error:
+            raise SnapshotError(
+                SnapshotFailure.TRANSPORT, f"{name} could not be sent to the device: {error}", tuple(attentions)
+            ) from error
+        sense = result.decoded_sense
+        if sense is None or not (sense.is_unit_attention or sense.deferred):
+            return result
+        attentions.append(sense)
+        if len(attentions) >= MAXIMUM_UNIT_ATTENTIONS:
+            raise SnapshotError(
+                SnapshotFailure.UNIT_ATTENTIONS,
+                f"{name} was answered with {len(attentions)} unit attentions, the last is {sense}; the device keeps "
+                "resetting: check it and its path",
+                tuple(attentions),
+            )
+
+
 def read_reservation() -> Conversation[tuple[ReadReservation, tuple[Sense, ...]]]:
     """READ RESERVATION alone, with the unit attentions it received. Raises SnapshotError."""
     reader = _Reader()

@@ -117,7 +117,7 @@ def dying_destinations(
             yield world
 
 
-def with_own_word(world: World, *, steps: int = 10, ruled_out: bool = False) -> None:
+def with_own_word(world: World, *, ruled_out: bool = False) -> None:
     """The operator says that the destination is dead, where the source needs somebody's word."""
     s = world.s
     if s.phase in (SourcePhase.ARMED, SourcePhase.DRAINING, SourcePhase.CAPTURING):
@@ -125,10 +125,10 @@ def with_own_word(world: World, *, steps: int = 10, ruled_out: bool = False) -> 
     else:
         while not s.act(lambda: s.engine.cancel(GUEST, destination_dead=True, fence_ruled_out=ruled_out)):
             s.start()
-    for _ in range(steps):
+    for _ in range(10):
         if not s.up:
             s.start()
-        s.act(lambda: s.work.step())
+        s.act(s.work.step)
 
 
 def test_the_source_is_killed_while_it_makes_up_for_a_dead_destination(tmp_path: Path) -> None:

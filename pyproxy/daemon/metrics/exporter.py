@@ -6,7 +6,6 @@ import asyncio
 import logging
 import ssl
 import time
-from pathlib import Path
 from typing import Final
 
 from aiohttp import web
@@ -16,6 +15,7 @@ from prometheus_client.registry import CollectorRegistry
 from pyproxy.config import Endpoint, MetricsSection
 from pyproxy.daemon.metrics.collector import DaemonCollector
 from pyproxy.daemon.tcp import bind_tcp
+from pyproxy.migration.transport.tls import CredentialsError, no_password
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Exporter:
         self._section = section
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(collector)
-        self._answers: dict[str, tuple[float, bytes, str]] = {}
+        self._answers: dict[str, tuple[float, bytes]] = {}
         self._collecting = asyncio.Lock()
         self._runner: web.AppRunner | None = None
 
@@ -65,10 +65,10 @@ class Exporter:
     async def _metrics(self, request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         async with self._collecting:
-            made, body, _ = self._answers.get(content_type, (0.0, b"", ""))
+            made, body = self._answers.get(content_type, (0.0, b""))
             if time.monotonic() - made > FRESH_SECONDS:
                 body = await asyncio.to_thread(encode, self._registry)
-                self._answers[content_type] = time.monotonic(), body, content_type
+                self._answers[content_type] = time.monotonic(), body
         response = web.Response(body=body)
         response.headers["Content-Type"] = content_type
         return response
@@ -80,19 +80,12 @@ class Exporter:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
-            _load(context, section.certificate, section.key)
+            context.load_cert_chain(section.certificate, section.key, password=no_password(section.key))
             if section.client_ca is not None:
                 context.verify_mode = ssl.CERT_REQUIRED
                 context.load_verify_locations(section.client_ca)
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ssl.SSLError, CredentialsError) as error:
             raise MetricsError(
                 0, f"metrics cannot be served: its certificates cannot be read: {error}", str(section.certificate)
             ) from None
         return context
-
-
-def _load(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
-    def refuse() -> str:
-        raise ssl.SSLError(f"{key} has a passphrase, which nobody is there to type; store it without")
-
-    context.load_cert_chain(certificate, key, password=refuse)

@@ -74,7 +74,7 @@ class Credentials:
         except (OSError, ssl.SSLError) as error:
             raise CredentialsError(f"{self.ca}: the authority's certificates cannot be read: {_why(error)}") from None
         try:
-            context.load_cert_chain(self.certificate, self.key, password=_no_password(self.key))
+            context.load_cert_chain(self.certificate, self.key, password=no_password(self.key))
         except (OSError, ssl.SSLError) as error:
             raise CredentialsError(
                 f"{self.certificate} with {self.key}: cannot be used: {_why(error)}; give a PEM certificate and its "
@@ -98,7 +98,9 @@ def _check_closed(key: Path) -> None:
         raise CredentialsError(f"{key}: the key is open to others (mode {mode:04o}); type: chmod o= {key}")
 
 
-def _no_password(key: Path) -> Any:
+def no_password(key: Path) -> Any:
+    """Return what ``load_cert_chain`` asks for a passphrase: raises CredentialsError, for nobody is there to type."""
+
     def refuse() -> str:
         raise CredentialsError(f"{key}: the key has a passphrase, which nobody is there to type; store it without")
 
