@@ -170,10 +170,11 @@ class Controller:
     def counts(self) -> dict[str, int]:
         """Counters since the beginning, by name."""
 
-    def traffic(self) -> list[tuple[int, int, int, tuple[int, ...]]]:
-        """Target, LUN, commands in flight and counters of each unit, for ``pyproxy.frontend.virtio_scsi.traffic``.
+    def traffic(self) -> list[tuple[int, int, int, int, tuple[int, ...]]]:
+        """Target, LUN, commands in flight, nanoseconds since one ended, and counters of each unit.
 
-        A unit's counters begin at 0 when it is attached.
+        For ``pyproxy.frontend.virtio_scsi.traffic``. The nanoseconds are since the port got work where it had none, and
+        0 where it has none now. A unit's counters begin at 0 when it is attached.
         """
 
     def broken(self, index: int) -> bool:

@@ -34,6 +34,9 @@ cdef extern from "<sys/eventfd.h>" nogil:
 
 cdef extern from "sgio_atomic.h" nogil:
     uint32_t sgio_load(const uint32_t *word)
+
+cdef extern from "plane_atomic.h" nogil:
+    uint64_t plane_now_ns()
     void sgio_store(uint32_t *word, uint32_t value)
     void sgio_futex_wait(uint32_t *word, uint32_t seen)
     void sgio_futex_wake(uint32_t *word, int waiters)
@@ -55,6 +58,7 @@ DEFAULT_POLL_US = 50
 _COUNTS = (
     "requests", "inline", "port", "python", "bytes_in", "bytes_out", "malformed", "kicks", "notifications", "sleeps",
     "passes",
+    "batches",
 )
 assert len(_COUNTS) * sizeof(uint64_t) == sizeof(worker_counts)
 
@@ -641,17 +645,22 @@ cdef class Controller:
                 if self.queues[i] is not NULL and self.queues[i].ring.broken:
                     broken += 1
             total["broken_queues"] = broken
+            total["in_flight"] = self._in_flight()
             total["log_missed"] = 0 if self.log is None else self.log.missed
         total["handler_failures"] = self.service.failures
         return total
 
     def traffic(self):
         cdef attached_unit *unit
+        cdef uint32_t in_flight
+        cdef uint64_t waiting
         found = []
         with self.lock:
             unit = self.units
             while unit is not NULL:
-                found.append((unit.target, unit.lun, unit.in_flight, _traffic(unit.traffic, self.worker_count)))
+                in_flight = sgio_load(<uint32_t *>&unit.in_flight)
+                waiting = plane_now_ns() - unit.moved_ns if in_flight else 0
+                found.append((unit.target, unit.lun, in_flight, waiting, _traffic(unit.traffic, self.worker_count)))
                 unit = unit.following
         return found
 

@@ -15,7 +15,7 @@ from _fastpath.guest_memory cimport guest_translate
 from _fastpath.lanes cimport lane_event, lane_ring, scan_completion
 from _fastpath.port cimport Port
 from _fastpath.sgio cimport SG_FATE_NOT_EXECUTED, SG_IN, SG_MAX_IOVECS, fail_command, sg_command
-from _fastpath.traffic cimport traffic_count, traffic_took, unit_traffic
+from _fastpath.traffic cimport traffic_count, traffic_sense, traffic_took, unit_traffic
 from _fastpath.verdict cimport goes_straight
 from _fastpath.virtio_scsi cimport (
     CONTROL_QUEUE, REQUEST_BYTES, REQUEST_FOR_PORT, REQUEST_FROM_PORT, RESPONSE_BYTES, UNIT_BLOCKS, UNIT_PYTHON,
@@ -142,7 +142,8 @@ cdef void _to_port(worker *self, request *one) noexcept nogil:
         return
     self.counts.port_commands += 1
     one.began = plane_now_ns()
-    sgio_add(<uint32_t *>&unit.in_flight, 1)
+    if sgio_add(<uint32_t *>&unit.in_flight, 1) == 0:
+        unit.moved_ns = one.began
     if owner is self:
         _append_pending(unit, one)
         return
@@ -398,7 +399,10 @@ cdef void _count(worker *self, const request *done) noexcept nogil:
     cdef bint to_guest = done.command.direction == SG_IN
     traffic_count(traffic, done.parsed.cls, done.response, done.command.status, to_guest,
                   done.written if to_guest else done.command.transfer_length - done.residual)
-    traffic_took(traffic, done.parsed.cls, plane_now_ns() - done.began)
+    if done.command.status == 0x02:  # CHECK CONDITION
+        traffic_sense(traffic, done.command.sense, done.command.sense_length)
+    done.unit.moved_ns = plane_now_ns()
+    traffic_took(traffic, done.parsed.cls, done.unit.moved_ns - done.began)
 
 
 cdef void _reaped(worker *self, request *done) noexcept nogil:

@@ -4,7 +4,6 @@
 from libc.stdint cimport uint8_t, uint64_t
 
 cdef extern from "plane_atomic.h" nogil:
-    uint64_t plane_now_ns()
     int plane_bits(uint64_t value)
 
 
@@ -29,6 +28,7 @@ cdef struct unit_traffic:
     uint64_t bytes_in  # to the guest
     uint64_t bytes_out
     uint64_t python  # handed to Python
+    uint64_t sense_keys[16]  # of the CHECK CONDITIONs
     # Of commands that a device had, by reads, writes and others.
     uint64_t latency[3 * TRAFFIC_BUCKETS]
     uint64_t latency_ns[3]
@@ -55,6 +55,16 @@ cdef inline void traffic_count(
         self.bytes_in += moved
     else:
         self.bytes_out += moved
+
+
+cdef inline void traffic_sense(unit_traffic *self, const uint8_t *sense, int size) noexcept nogil:
+    # Fixed format has the key in byte 2, descriptor format in byte 1 (SPC-4 4.5); without sense data it is NO SENSE.
+    cdef int key = 0
+    if size > 2 and sense[0] & 0x7E == 0x70:
+        key = sense[2] & 0x0F
+    elif size > 1 and sense[0] & 0x7E == 0x72:
+        key = sense[1] & 0x0F
+    self.sense_keys[key] += 1
 
 
 cdef inline void traffic_took(unit_traffic *self, uint8_t cls, uint64_t nanoseconds) noexcept nogil:

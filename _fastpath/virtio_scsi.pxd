@@ -65,6 +65,7 @@ cdef struct attached_unit:
     const verdict_table *verdicts  # NULL: straight, but for the PR lane
     const uint8_t *waiting  # one byte, set while a unit attention waits; NULL: none ever
     int32_t in_flight  # commands a port has, or is about to get
+    uint64_t moved_ns  # when the port answered last, or got work while it had none
     void *owner  # the worker that starts and reaps the port's commands
     void *first_pending  # requests that were not accepted yet
     void *last_pending

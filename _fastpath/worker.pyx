@@ -66,6 +66,7 @@ cdef void _look_at_memory(worker *self) noexcept nogil:
 cdef int worker_pass(worker *self) noexcept nogil:
     """Look at everything once; returns how much there was to do."""
     cdef int busy = empty_inbox(self)
+    cdef uint64_t requests = self.counts.requests
     cdef attached_unit *unit
     cdef int i
     for i in range(self.queue_count):
@@ -80,6 +81,7 @@ cdef int worker_pass(worker *self) noexcept nogil:
     for i in range(self.queue_count):
         _publish(self, self.queues[i])
     self.counts.passes += 1
+    self.counts.batches += self.counts.requests != requests
     sgio_store(&self.sweeps, self.sweeps + 1)
     return busy
 

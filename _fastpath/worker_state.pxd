@@ -60,6 +60,7 @@ cdef struct worker_counts:
     uint64_t notifications
     uint64_t sleeps
     uint64_t passes
+    uint64_t batches  # passes that took requests
 
 
 cdef struct worker:

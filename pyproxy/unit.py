@@ -25,6 +25,7 @@ from pyproxy.reservation.transfer import answer, check_condition, data_in_size
 from pyproxy.scsi.command import Command, Result
 from pyproxy.scsi.constants import Status
 from pyproxy.scsi.sense import CAPACITY_DATA_CHANGED, INVALID_FIELD_IN_CDB, Sense
+from pyproxy.tally import Tally, Waits
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,10 @@ class GuestUnit:
         self.rawio = rawio
         self._lanes = device if isinstance(device, LaneDevice) else None
         self._refusals = 0
+        self.refused = Tally()
+        """Commands that were answered without asking the device, by why."""
+        self.waits = Waits()
+        """For the device, by commands that pass here."""
         self.capacity_told = False
         """Whether the guest has received CAPACITY DATA HAS CHANGED; for whoever tells it of such changes to reset."""
 
@@ -160,7 +165,8 @@ class GuestUnit:
 
     def _send(self, command: Command) -> Result:
         try:
-            return self.device.execute(command)
+            with self.waits.waiting():
+                return self.device.execute(command)
         except ValueError as error:
             # What no transport can carry is the guest's mistake, such as data in both directions.
             log.debug("%s: %s; answered %s", self.snooper.name, error, INVALID_FIELD_IN_CDB)
@@ -173,10 +179,11 @@ class GuestUnit:
         outcomes: Sequence[Result | TransportError | None]
         events: list[LaneEvent] | None = None
         try:
-            if self._lanes is not None:
-                outcomes, events = self._lanes.execute_lanes(commands)
-            else:
-                outcomes = self.device.execute_batch(commands)
+            with self.waits.waiting():
+                if self._lanes is not None:
+                    outcomes, events = self._lanes.execute_lanes(commands)
+                else:
+                    outcomes = self.device.execute_batch(commands)
         except ValueError:
             return [self._attempt_pass(command) for command in commands]
         except TransportError as error:
@@ -246,6 +253,7 @@ class GuestUnit:
 
     def _refuse(self, command: Command, denied: Denied, name: str) -> Result:
         self._refusals += 1
+        self.refused.add(denied.reason.value)
         if self._refusals <= _REFUSALS_LOGGED:
             last = "; further refusals are not logged" if self._refusals == _REFUSALS_LOGGED else ""
             log.warning(

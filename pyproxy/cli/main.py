@@ -23,6 +23,7 @@ from pyproxy.cli.pr import pr
 from pyproxy.cli.serve import serve
 from pyproxy.cli.status import status
 from pyproxy.cli.takeover import checkpoint, inspect, restore
+from pyproxy.cli.top import top
 
 
 class Failure(click.ClickException):
@@ -79,6 +80,7 @@ for command in (
     serve,
     demo,
     status,
+    top,
     devices,
     pr,
     adopt,

@@ -430,10 +430,13 @@ class MetricsSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     detail: Annotated[
         bool,
         _described(
-            "Latency by class of command and in twice as many buckets: 110 series for a unit instead of 40.",
+            "Latency by class of command and in three times as many buckets: 110 series for a unit instead of 40.",
             "true or false",
         ),
     ] = False
+    page: Annotated[
+        bool, _described("Serve the status page too, at /, to whoever may read the metrics.", "true or false")
+    ] = True
 
 
 class PeerSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

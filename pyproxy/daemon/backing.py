@@ -32,12 +32,15 @@ class NexusLoss:
         self._lock = threading.Lock()
         self._listener: Callable[[], None] | None = None
         self._lost = False
+        self.count = 0
+        """How often it was lost."""
 
     def __call__(self, _sentence: str) -> None:
         """Take note of a loss, which was logged with this sentence."""
         with self._lock:
             listener = self._listener
             self._lost = listener is None
+            self.count += 1
         if listener is not None:
             listener()
 

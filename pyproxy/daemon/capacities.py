@@ -12,6 +12,7 @@ from pyproxy.device.base import TransportError, UnexpectedReplyError
 from pyproxy.device.capacity import Capacity, read_capacity
 from pyproxy.scsi.errors import DecodeError
 from pyproxy.scsi.sense import CAPACITY_DATA_CHANGED
+from pyproxy.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ class Capacities:
         self._announce = announce
         self._lock = threading.Lock()
         self._known: dict[Key, Capacity | None] = {}
+        self.changes = Tally()
+        """How often one was another, by guest and LUN."""
 
     def known(self, found: OpenUnit) -> bool:
         """Whether the unit was looked at before."""
@@ -49,6 +52,7 @@ class Capacities:
             self._known[key] = now if now is not None else before
         if now is None or before is None or now == before:
             return
+        self.changes.add(key[0], str(key[1]))
         log.info("guest %s LUN %d: its capacity is %s now, it was %s", *key, now, before)
         if not unit.capacity_told:
             unit.raise_attention(CAPACITY_DATA_CHANGED)

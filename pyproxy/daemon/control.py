@@ -35,10 +35,12 @@ from pyproxy.daemon.documents import (
 )
 from pyproxy.daemon.front_ends import FrontEnds
 from pyproxy.daemon.host import Host
+from pyproxy.daemon.live import LiveDocument
 from pyproxy.daemon.local import LocalOperations
 from pyproxy.daemon.migrations import Migrations
 from pyproxy.daemon.operations import AdoptRequest, MigrateRequest, RestoreRequest
 from pyproxy.daemon.routes import ROUTES, Route
+from pyproxy.daemon.sources import Sources
 from pyproxy.device.base import TransportError
 from pyproxy.frontend.messages import API_VERSION, LARGEST_REQUEST, ErrorReply, ExecuteReply, ExecuteRequest
 from pyproxy.scsi.command import Result
@@ -55,8 +57,9 @@ UNIT_THREADS: Final = 4
 class ControlApi:
     """Handlers of one daemon, of its ``operations``. ``close`` waits for the device work that is under way."""
 
-    def __init__(self, host: Host, front_ends: FrontEnds, migrations: Migrations) -> None:
+    def __init__(self, host: Host, front_ends: FrontEnds, migrations: Migrations, sources: Sources) -> None:
         self._host = host
+        self._sources = sources
         self._migrations = migrations
         self._gates = front_ends.gates
         self.operations = LocalOperations(host, front_ends)
@@ -109,6 +112,9 @@ class ControlApi:
 
     async def _status(self, _request: web.Request, _body: None) -> StatusDocument:
         return await self._run(self.operations.status)
+
+    async def _live(self, _request: web.Request, _body: None) -> LiveDocument:
+        return await self._run(self._sources.live)
 
     async def _checkpoint(self, request: web.Request, _body: None) -> bytes:
         guest = request.match_info["guest"]

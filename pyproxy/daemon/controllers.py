@@ -116,9 +116,8 @@ class Controllers:
             found = {} if served is None else dict(served.attached)
         if served is None:
             return {}
-        luns = {(one.section.target, one.section.lun): lun for lun, one in found.items()}
-        counted = (Traffic.of(*one) for one in served.controller.plane.traffic())
-        return {luns[one.target, one.lun]: one for one in counted if (one.target, one.lun) in luns}
+        luns = {_address(one): lun for lun, one in found.items()}
+        return {luns[address]: one for address, one in served.controller.traffic().items() if address in luns}
 
     def stop(self, seconds: float) -> bool:
         """Stop accepting, let what runs on devices be answered within ``seconds``; False when something still runs."""

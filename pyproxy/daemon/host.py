@@ -90,7 +90,7 @@ class Host:
         self._units: dict[Key, OpenUnit] = {}
         self._away: dict[Key, Away] = {}
         self._state_lock: StateLock | None = None
-        self._store: Store | None = None
+        self._store: SqliteStore | None = None
         self._closed = False
         self._serving = False
         self.not_served: Callable[[str], str | None] = lambda _: None
@@ -199,6 +199,11 @@ class Host:
                     self._units[key] = found
                     self._away.pop(key, None)
         return found
+
+    @property
+    def opened_store(self) -> SqliteStore | None:
+        """The store where it is open, to tell how it is doing."""
+        return self._store
 
     def open_units(self) -> list[OpenUnit]:
         """Return the units that are open now."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from pyproxy import __version__
@@ -31,6 +32,7 @@ from pyproxy.daemon.failures import NotFoundError, OperationError
 from pyproxy.daemon.front_ends import FrontEnds
 from pyproxy.daemon.host import Host, OpenUnit
 from pyproxy.daemon.leftovers import takeovers
+from pyproxy.daemon.live import LiveDocument
 from pyproxy.daemon.operations import AdoptRequest, MigrateRequest, RestoreRequest
 from pyproxy.daemon.standing import checkpoint_of, nexus_of
 from pyproxy.device.base import Device, execute_past_attentions
@@ -60,16 +62,31 @@ class LocalOperations:
         self._front_ends = front_ends
 
     def status(self) -> StatusDocument:
-        """Return every guest and unit with its tracked state."""
+        """Return every guest and unit with its tracked state; units that are not open are tried."""
+        return self._document(self._host.open_unit)
+
+    def glance(self) -> StatusDocument:
+        """Return the same without asking any device anything: a unit that is not open stays so."""
+        opened = {found.key: found for found in self._host.open_units()}
+
+        def find(guest: str, lun: int) -> OpenUnit:
+            if (guest, lun) not in opened:
+                raise OperationError("it is not open; pyproxy status tries it and says why", "not-open")
+            return opened[guest, lun]
+
+        return self._document(find)
+
+    def _document(self, find: Callable[[str, int], OpenUnit]) -> StatusDocument:
         config = self._host.config
         ends = self._front_ends
         store = self._host.store  # a locked or damaged store is one failure, not one for each unit
+        intents = Counter((one.guest, one.unit) for one in store.open_intents())
         guests = [
             GuestStatus(
                 name=guest.name,
                 migrate_pr=guest.migrate_pr,
                 rawio=guest.rawio,
-                units=[self._unit_status(guest, section) for section in guest.unit],
+                units=[self._unit_status(guest, section, find, intents) for section in guest.unit],
                 pr_helper=None if ends is None else ends.pr_helper.status(guest),
                 vhost_user=None if ends is None else ends.vhost_user.status(guest),
             )
@@ -168,6 +185,10 @@ class LocalOperations:
             "no-daemon",
         )
 
+    def live(self) -> LiveDocument:
+        """Refuse: without a daemon nothing passes."""
+        raise OperationError("no daemon runs here; start it: pyproxy serve", "no-daemon")
+
     def migrations(self) -> MigrationsDocument:
         """Return what the store knows of migrations."""
         records = load_records(self._host.store)
@@ -208,11 +229,16 @@ class LocalOperations:
                 )
             return CapabilitiesDocument.of(device.name, ReportCapabilities.decode(result.data))
 
-    def _unit_status(self, guest: GuestSection, section: UnitSection) -> UnitStatus:
+    def _unit_status(
+        self,
+        guest: GuestSection,
+        section: UnitSection,
+        find: Callable[[str, int], OpenUnit],
+        intents: Mapping[tuple[str, str], int],
+    ) -> UnitStatus:
         backing = str(section.device) if section.device is not None else "emulated"
         try:
-            found = self._host.open_unit(guest.name, section.lun)
-            intents = len(self._host.store.open_intents(guest.name, found.unit.snooper.identity_name))
+            found = find(guest.name, section.lun)
         except Exception as error:
             told = failures.sentence(error)
             if told is None:
@@ -240,7 +266,7 @@ class LocalOperations:
             suspect=list(state.suspect),
             spc2_reserved=state.spc2_reserved,
             pending_unit_attentions=[str(sense) for sense in snooper.attentions.pending],
-            open_intents=intents,
+            open_intents=intents.get((guest.name, snooper.identity_name), 0),
         )
 
     def _only_lun(self, guest: str) -> int:

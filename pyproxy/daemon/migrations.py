@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Final
 
 from pyproxy.config import Config, Endpoint, MigrationSection
 from pyproxy.daemon.documents import MigrationDocument, MigrationsDocument
@@ -15,9 +17,12 @@ from pyproxy.daemon.tcp import bind_tcp
 from pyproxy.frontend.listener import Listener
 from pyproxy.migration.engine import Engine, MigrationError
 from pyproxy.migration.peer import Peer
+from pyproxy.migration.phases import DestinationPhase, Role, SourcePhase
+from pyproxy.migration.record import Record
 from pyproxy.migration.transport.client import Address, HttpPeer
 from pyproxy.migration.transport.server import Listening, TransportServer
 from pyproxy.migration.transport.tls import Credentials
+from pyproxy.tally import Durations, Tally
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +55,35 @@ class Peers(Mapping[str, Peer]):
             peer.close()
 
 
+class MigrationFigures:
+    """How often migrations came into a phase, by side, and how long guests' claims were on their way."""
+
+    def __init__(self) -> None:
+        self.phases = Tally()
+        self.handovers: dict[str, Durations] = {Role.SOURCE: Durations(), Role.DESTINATION: Durations()}
+
+    def told(self, record: Record) -> None:
+        """Count that a migration has come into the phase it is in."""
+        self.phases.add(record.role, record.phase)
+        first, last = _HANDOVER[Role(record.role)]
+        if record.at is last:
+            began = [one.at for one in record.trail if one.phase == first]
+            if began:
+                seconds = _seconds(record.trail[-1].at) - _seconds(began[-1])
+                self.handovers[record.role].add(max(0.0, seconds))
+
+
+_HANDOVER: Final = {
+    Role.SOURCE: (SourcePhase.DRAINING, SourcePhase.RELEASED),
+    Role.DESTINATION: (DestinationPhase.RECEIVED, DestinationPhase.VERIFIED),
+}
+"""From the guest's stop to its release at the source; from the claims' arrival to their verification."""
+
+
+def _seconds(at: str) -> float:
+    return datetime.fromisoformat(at).timestamp()
+
+
 class Migrations:
     """The migrations of one daemon.
 
@@ -61,12 +95,14 @@ class Migrations:
         self._host = host
         self._gates = gates
         self._peers = Peers(host.config)
+        self.figures = MigrationFigures()
         section = host.config.migration or MigrationSection()
         self.engine = Engine(
             Standing(host, gates),
             self._peers,
             drain_seconds=section.drain_seconds,
             hold_seconds=section.hold_seconds,
+            told=self.figures.told,
         )
         self._server: TransportServer | None = None
         self._listener: Listener | None = None

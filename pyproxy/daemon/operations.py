@@ -17,6 +17,7 @@ from pyproxy.daemon.documents import (
     RestoreDocument,
     StatusDocument,
 )
+from pyproxy.daemon.live import LiveDocument
 
 
 class RestoreRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -67,6 +68,9 @@ class Operations(Protocol):
 
     def status(self) -> StatusDocument:
         """Return every guest and unit with its tracked state."""
+
+    def live(self) -> LiveDocument:
+        """Return what passes now; only a running daemon knows."""
 
     def checkpoint(self, guest: str, lun: int | None) -> bytes:
         """Return the checkpoint document of a guest, of one of its units when ``lun`` is given."""

@@ -83,7 +83,8 @@ class Poller:
         def execute(command: Command) -> Result:
             if self._tasks.stopping:
                 raise TransportError(errno.ECANCELED, "pyproxy is stopping")
-            return device.execute(command)
+            with found.unit.waits.waiting():
+                return device.execute(command)
 
         ended = poll.run(found.unit.snooper, found.lock, execute)
         level = logging.INFO if ended is Polled.RESYNCED else logging.DEBUG

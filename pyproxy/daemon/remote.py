@@ -19,6 +19,7 @@ from pyproxy.daemon.documents import (
     RestoreDocument,
     StatusDocument,
 )
+from pyproxy.daemon.live import LiveDocument
 from pyproxy.daemon.operations import AdoptRequest, MigrateRequest, RestoreRequest
 from pyproxy.frontend.api import Client
 
@@ -34,6 +35,10 @@ class RemoteOperations:
     def status(self) -> StatusDocument:
         """Return every guest and unit with its tracked state."""
         return msgspec.json.decode(self.client.request("GET", "/status"), type=StatusDocument)
+
+    def live(self) -> LiveDocument:
+        """Return what passes now."""
+        return msgspec.json.decode(self.client.request("GET", "/live"), type=LiveDocument)
 
     def checkpoint(self, guest: str, lun: int | None) -> bytes:
         """Return the checkpoint document of a guest."""

@@ -19,6 +19,7 @@ from pyproxy.daemon.documents import (
     StatusDocument,
     VersionDocument,
 )
+from pyproxy.daemon.live import LiveDocument
 from pyproxy.daemon.operations import AdoptRequest, MigrateRequest, RestoreRequest
 from pyproxy.frontend.messages import ExecuteReply, ExecuteRequest
 
@@ -62,6 +63,9 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/version", "version", "Version, host name, process.", VersionDocument),
     Route("GET", "/openapi.json", "openapi", "This API as an OpenAPI document.", None),
     Route("GET", "/status", "status", "Every guest and unit with its tracked state.", StatusDocument),
+    Route(
+        "GET", "/live", "live", "What passes now, and who holds what; counters to take differences of.", LiveDocument
+    ),
     Route("POST", f"{_UNIT}/execute", "execute", "Run one command as the guest's.", ExecuteReply, ExecuteRequest),
     Route(
         "POST",

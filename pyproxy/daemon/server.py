@@ -28,6 +28,7 @@ from pyproxy.daemon.metrics.exporter import Exporter
 from pyproxy.daemon.migrations import Migrations
 from pyproxy.daemon.notify import ServiceManager
 from pyproxy.daemon.poller import Poller
+from pyproxy.daemon.sources import Sources
 from pyproxy.daemon.watcher import Watcher
 from pyproxy.device.passed import PassedNode
 from pyproxy.frontend.listener import activated
@@ -74,7 +75,9 @@ def serve(
         front_ends.open()
         watcher.start()
         try:
-            asyncio.run(_Daemon(host, poller, front_ends, migrations, capacities, load).serve(listener, ready))
+            sources = Sources(host, front_ends, migrations, watcher, capacities, time.time())
+            daemon = _Daemon(host, poller, front_ends, migrations, capacities, sources, load)
+            asyncio.run(daemon.serve(listener, ready))
         finally:
             with contextlib.suppress(FileNotFoundError):
                 config.daemon.control_socket.unlink()
@@ -128,6 +131,7 @@ class _Daemon:
         front_ends: FrontEnds,
         migrations: Migrations,
         capacities: Capacities,
+        sources: Sources,
         load: Callable[[], Config] | None,
     ) -> None:
         self._host = host
@@ -136,7 +140,7 @@ class _Daemon:
         self._front_ends = front_ends
         self._capacities = capacities
         self._load = load
-        self._started = time.time()
+        self._sources = sources
         self._manager = ServiceManager.from_environment()
         self._hung_up = asyncio.Event()
 
@@ -147,9 +151,9 @@ class _Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
-        api = ControlApi(self._host, self._front_ends, self._migrations)
+        api = ControlApi(self._host, self._front_ends, self._migrations, self._sources)
         await self._migrations.listen()
-        exporter = self._exporter(api)
+        exporter = self._exporter()
         if exporter is not None:
             await exporter.start()
         runner = web.AppRunner(
@@ -180,19 +184,11 @@ class _Daemon:
         for task in background:
             task.cancel()
 
-    def _exporter(self, api: ControlApi) -> Exporter | None:
+    def _exporter(self) -> Exporter | None:
         section = self._host.config.metrics
         if section is None:
             return None
-        collector = DaemonCollector(
-            api.operations.status,
-            self._migrations.status,
-            self._front_ends.gates.why,
-            self._front_ends.vhost_user.traffic,
-            started=self._started,
-            detail=section.detail,
-        )
-        return Exporter(section, collector)
+        return Exporter(section, DaemonCollector(self._sources, detail=section.detail), self._sources.live)
 
     def _status(self) -> str:
         return f"serving {', '.join(guest.name for guest in self._host.config.guest)}"

@@ -18,6 +18,7 @@ from pyproxy.daemon.front_ends import FrontEnds
 from pyproxy.daemon.host import Host, Key, OpenUnit
 from pyproxy.daemon.tasks import STOP_SECONDS, UnitTasks
 from pyproxy.device.uevents import Uevent, UeventSocket
+from pyproxy.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ class Watcher:
         self._seconds = seconds
         self._tasks: Final = UnitTasks("hotplug")
         self._told: dict[Key, str] = {}
+        self.events = Tally()
+        """Devices that were detached and attached, by guest and LUN."""
         self._others: dict[Key, frozenset[str]] = {}
         self._wake = os.eventfd(0, os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
@@ -124,6 +127,7 @@ class Watcher:
     def _detached(self, found: OpenUnit) -> None:
         if not self._host.begin_absence(found, self._others.get(found.key, frozenset())):
             return
+        self.events.add(found.key[0], str(found.key[1]), "detached")
         log.warning(
             "guest %s LUN %d: %s (%s) was detached; the guest has it back when it is attached again",
             *found.key,
@@ -147,6 +151,7 @@ class Watcher:
                 raise
         else:
             self._told.pop(key, None)
+            self.events.add(key[0], str(key[1]), "attached")
             log.info("guest %s LUN %d: is served by %s now", *key, found.unit.device.name)
             self._capacities.look(found)
             self._front_ends.vhost_user.attach_open()

@@ -89,6 +89,7 @@ class Engine:
         hold_seconds: float = HOLD_SECONDS,
         ask_ms: int = ASK_MS,
         threads: int = THREADS,
+        told: Callable[[Record], None] = lambda _: None,
     ) -> None:
         self._host = host
         self._clock = clock
@@ -104,6 +105,7 @@ class Engine:
             settle_gate=self.settle_gate,
             drain_seconds=drain_seconds,
             ask_ms=ask_ms,
+            told=told,
         )
         self._lock = threading.RLock()
         self._gate_lock = threading.Lock()

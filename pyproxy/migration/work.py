@@ -33,7 +33,8 @@ class Surroundings:
 
     ``each`` calls a function for each unit, side by side where it can. ``settle_gate`` opens or shuts a guest's
     gate as all that is known of its migrations says. ``drain_seconds`` is how long a guest's commands
-    may take to end; ``ask_ms`` how long one question may wait at the other side.
+    may take to end; ``ask_ms`` how long one question may wait at the other side. ``told`` hears of each change of
+    phase, with what is durable then; it must not wait.
     """
 
     host: MigrationHost
@@ -45,6 +46,7 @@ class Surroundings:
     settle_gate: Callable[[str], str | None]
     drain_seconds: float
     ask_ms: int
+    told: Callable[[Record], None] = lambda _: None
 
 
 class Work(ABC):
@@ -114,6 +116,7 @@ class Work(ABC):
             self._text = ""
             self._retry = FIRST_RETRY_SECONDS
             self.changes += 1
+            self.around.told(self._record)
             log.info("%s: %s -> %s: %s", self.who, before, following, why or event.value)
             self.changed.notify_all()
             return True

@@ -26,6 +26,7 @@ from pyproxy.reservation.events import (
     suspicion_of,
 )
 from pyproxy.reservation.intents import RecordedExecute, Submission, is_answer, keys_left_open, outcome_document
+from pyproxy.reservation.naming import action_name, ending
 from pyproxy.reservation.reconcile import (
     Reconciliation,
     Verdict,
@@ -61,6 +62,7 @@ from pyproxy.scsi.constants import PERSISTENT_RESERVE_OUT, PrInAction, PrOutActi
 from pyproxy.scsi.pr_cdb import PrOut
 from pyproxy.scsi.sense import INTERNAL_TARGET_FAILURE, INVALID_FIELD_IN_CDB, LOGICAL_UNIT_NOT_READY, Sense
 from pyproxy.scsi.transport_id import TransportId
+from pyproxy.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +102,12 @@ class Snooper:
         self.unit_lock: AbstractContextManager[object] = unit_lock if unit_lock is not None else threading.RLock()
         self.name = f"guest {guest} LUN {lun} ({identity_name})"
         self.attentions = PendingAttentions(self.name)
+        self.commands = Tally()
+        """PERSISTENT RESERVE commands of the guest, by service action and how they ended."""
+        self.refused = Tally()
+        """PERSISTENT RESERVE OUTs that could not be migrated, by why."""
+        self.resyncs = Tally()
+        """Readings of the device, by what was found."""
         self.last_snapshot: Snapshot | None
         self.last_reconciliation: Reconciliation | None
         self._store = store
@@ -134,6 +142,15 @@ class Snooper:
         ``execute`` sends a command through this nexus. What it raises (OSError) is raised again, after the state was
         marked accordingly.
         """
+        try:
+            result = self._handle(command, execute)
+        except Exception:
+            self.commands.add(action_name(command.cdb), "error")
+            raise
+        self.commands.add(action_name(command.cdb), ending(result))
+        return result
+
+    def _handle(self, command: Command, execute: Execute) -> Result:
         pending = self.report_attention(command)
         if pending is not None:
             return pending
@@ -259,6 +276,7 @@ class Snooper:
         if self.migrate_pr:
             refusal = masking.refuse(command.cdb, data)
             if refusal is not None:
+                self.refused.add(refusal.reason.value)
                 if self._nexus.may_log(refusal.reason):
                     log.warning(
                         "%s: PERSISTENT RESERVE OUT refused (%s), answered %s; its reservations could not be migrated",
@@ -485,6 +503,7 @@ class Snooper:
         possible = () if proven or older is None else keys_left_open(tracked, older)
         found = reconcile(tracked, snapshot, possible, loss_announced=self._nexus.loss_announced and not proven)
         self.last_reconciliation = found
+        self.resyncs.add(found.verdict.value)
         level = found.verdict in (Verdict.LEVEL, Verdict.NOT_REGISTERED)
         if self._nexus.may_log(found.verdict):
             log.log(logging.INFO if level or own_command else logging.WARNING, "%s: %s", self.name, found.sentence)
@@ -546,6 +565,7 @@ class Snooper:
                 log.info("%s: intent %d is resolved: %s", self.name, intent, self.state)
 
     def _resync_failed(self, error: SnapshotError) -> None:
+        self.resyncs.add("failed")
         if self._nexus.may_log(error.reason):
             log.error("%s: its registrations could not be read: %s", self.name, error)
         self.suspect(Suspicion.RESYNC_FAILED)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
+
+from pyproxy.tally import Durations
 
 _LARGEST_GROUP: Final = 256
 _JOIN_SECONDS: Final = 0.002
@@ -41,6 +44,10 @@ class GroupCommits:
         self._group: _Group | None = None
         self._counting = threading.Lock()
         self._wanting = 0
+        self.commits = Durations()
+        """How long commits of what was written took."""
+        self.last = 0.0
+        """When the last of them ended, in seconds since 1970; 0 where there was none."""
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -85,7 +92,7 @@ class GroupCommits:
                 if not self._joined.wait(_JOIN_SECONDS):
                     break
             if group.error is None:
-                connection.execute("COMMIT")
+                self._commit(connection)
         except BaseException as error:
             group.error = error
             raise
@@ -96,6 +103,12 @@ class GroupCommits:
             self._settled.notify_all()
         if group.error is not None:
             raise _again(group.error)
+
+    def _commit(self, connection: sqlite3.Connection) -> None:
+        began = time.monotonic()
+        connection.execute("COMMIT")
+        self.commits.add(time.monotonic() - began)
+        self.last = time.time()
 
     def _join(self, connection: sqlite3.Connection, group: _Group) -> Iterator[sqlite3.Connection]:
         """Write as a part of a group that can be undone by itself."""

@@ -23,6 +23,7 @@ from pyproxy.store.base import (
     StoreVersionError,
 )
 from pyproxy.store.commits import GroupCommits, roll_back
+from pyproxy.tally import Spread, Tally
 
 APPLICATION_ID: Final = 0x50795072
 """Marks a file as pyproxy's in the SQLite header, so that another program's database is not taken for ours."""
@@ -96,6 +97,8 @@ class SqliteStore:
         self._connection: sqlite3.Connection | None = None
         self._commits = GroupCommits(self._open)
         self._closed_since_prune = 0
+        self.failures = Tally()
+        """What could not be done: opened, read, written."""
         created = self._create_file()
         with self._errors("opened"):
             connection = sqlite3.connect(
@@ -116,6 +119,16 @@ class SqliteStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def commits(self) -> Spread:
+        """How long commits took since the store was opened."""
+        return self._commits.commits.read()
+
+    @property
+    def last_commit(self) -> float:
+        """When the last commit ended, in seconds since 1970; 0 where there was none yet."""
+        return self._commits.last
 
     def close(self) -> None:
         """Release the file; safe to repeat."""
@@ -459,8 +472,10 @@ class SqliteStore:
         try:
             yield
         except sqlite3.OperationalError as error:
+            self.failures.add(verb)
             raise StoreError(f"{self.path}: the store cannot be {verb}: {error}; {_advice(error)}") from error
         except sqlite3.DatabaseError as error:
+            self.failures.add(verb)
             raise StoreCorruptError(
                 f"{self.path}: the store is damaged or not a database ({error}); {_RESTORE_ADVICE}"
             ) from error

@@ -75,6 +75,14 @@ METRICS: Final[tuple[Metric, ...]] = (
         "Data of the guest's requests: read (to it) or write.",
         ("guest", "direction"),
     ),
+    Metric(
+        "ring_batches",
+        Kind.COUNTER,
+        "How often the worker found requests; requests / batches is a batch's size.",
+        _GUEST,
+    ),
+    Metric("ring_in_flight", Kind.GAUGE, "Requests taken from the guest's virtqueues and not answered yet.", _GUEST),
+    Metric("ring_broken_queues", Kind.GAUGE, "Virtqueues that are not served because the guest broke them.", _GUEST),
     Metric("ring_malformed", Kind.COUNTER, "Descriptor chains that were no request.", _GUEST),
     Metric("ring_kicks", Kind.COUNTER, "Notifications by the guest that work is available.", _GUEST),
     Metric("ring_notifications", Kind.COUNTER, "Notifications of the guest that work is done.", _GUEST),
@@ -94,6 +102,12 @@ METRICS: Final[tuple[Metric, ...]] = (
         Kind.COUNTER,
         "Connections to the guest's socket that ended, by why.",
         ("guest", "front_end", "reason"),
+    ),
+    Metric(
+        "protocol_violations",
+        Kind.COUNTER,
+        "What a client did that its protocol does not allow: connections that ended for it, malformed requests.",
+        _FRONT_END,
     ),
     Metric(
         "pr_helper_requests",
@@ -118,9 +132,21 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric(
         "command_statuses",
         Kind.COUNTER,
-        "How these ended, but for those that left the data plane; busy is BUSY and TASK SET FULL, none a failure "
-        "without a status.",
+        "How these ended; busy is BUSY and TASK SET FULL, none a failure without a status.",
         ("guest", "lun", "status"),
+    ),
+    Metric(
+        "command_sense_keys",
+        Kind.COUNTER,
+        "Sense keys of those that ended with CHECK CONDITION (SPC-4 4.5.6); what did not occur is left out.",
+        ("guest", "lun", "sense_key"),
+    ),
+    Metric(
+        "commands_refused",
+        Kind.COUNTER,
+        "Commands that were answered without asking the device, because the guest may not send them or they could not "
+        "be migrated.",
+        ("guest", "lun", "reason"),
     ),
     Metric(
         "command_bytes",
@@ -137,7 +163,20 @@ METRICS: Final[tuple[Metric, ...]] = (
         ("guest", "lun", "class"),
     ),
     Metric("unit_up", Kind.GAUGE, "1 where the logical unit can be used, 0 where it is away or in error.", _UNIT),
-    Metric("unit_away", Kind.GAUGE, "1 while the device of the guest's logical unit is detached.", _UNIT),
+    Metric(
+        "device_waiting_seconds",
+        Kind.GAUGE,
+        "For how long the device has answered nothing although a command of the guest or a poll waits for it; 0 where "
+        "it is idle or answers.",
+        _UNIT,
+    ),
+    Metric("nexus_losses", Kind.COUNTER, "How often the I_T nexus was lost and made again (iSCSI).", _UNIT),
+    Metric(
+        "hotplug_events",
+        Kind.COUNTER,
+        "What became of the unit's device: detached, attached, resized.",
+        ("guest", "lun", "event"),
+    ),
     # Reservations.
     Metric("registered", Kind.GAUGE, "1 while the guest's I_T nexus is registered.", _UNIT),
     Metric(
@@ -154,7 +193,26 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric("state_fresh", Kind.GAUGE, "1 while nothing speaks against what is tracked.", _UNIT),
     Metric("unit_attentions_pending", Kind.GAUGE, "Unit attentions that wait for the guest's next command.", _UNIT),
     Metric("open_intents", Kind.GAUGE, "PERSISTENT RESERVE OUTs of the guest whose outcome is not known yet.", _UNIT),
+    Metric(
+        "pr_commands",
+        Kind.COUNTER,
+        "PERSISTENT RESERVE commands of the guest by service action and how they ended; what did not occur is left "
+        "out.",
+        ("guest", "lun", "action", "outcome"),
+    ),
+    Metric(
+        "resyncs",
+        Kind.COUNTER,
+        "Readings of the unit's reservations, by what was found; what did not occur is left out.",
+        ("guest", "lun", "result"),
+    ),
     Metric("open_takeovers", Kind.GAUGE, "Takeovers that were begun here and have not ended."),
+    # The store.
+    Metric("store_commit_duration_seconds", Kind.HISTOGRAM, "How long the store took to make something durable."),
+    Metric(
+        "store_last_commit_seconds", Kind.GAUGE, "When the store last made something durable, in seconds since 1970."
+    ),
+    Metric("store_failures", Kind.COUNTER, "What the store could not do: opened, read, written.", ("operation",)),
     # Migrations.
     Metric(
         "migration_phase",
@@ -173,6 +231,19 @@ METRICS: Final[tuple[Metric, ...]] = (
         Kind.GAUGE,
         "When the phase of the guest's latest migration began, in seconds since 1970.",
         ("guest", "role"),
+    ),
+    Metric(
+        "migration_phase_entries",
+        Kind.COUNTER,
+        "How often a migration came into a phase since the daemon started; the last phases tell its result.",
+        ("role", "phase"),
+    ),
+    Metric(
+        "handover_duration_seconds",
+        Kind.HISTOGRAM,
+        "How long handovers took: at the source from the guest's stop to its release, at the destination from the "
+        "claims' arrival to their verification.",
+        ("role",),
     ),
     Metric("guest_served", Kind.GAUGE, "1 where this host serves the guest, 0 where its gate is shut.", _GUEST),
 )

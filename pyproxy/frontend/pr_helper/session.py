@@ -60,6 +60,11 @@ class CloseReason(StrEnum):
         return self in (CloseReason.END_OF_STREAM, CloseReason.STOPPING)
 
     @property
+    def violation(self) -> bool:
+        """Whether the client did what the protocol does not allow."""
+        return not self.ordinary
+
+    @property
     def sentence(self) -> str:
         """What happened and what the client's side can do, as an operator reads it."""
         return _SENTENCES[self]

@@ -45,6 +45,16 @@ class CloseReason(StrEnum):
         """Whether well-behaved front ends end that way too."""
         return self in (CloseReason.END_OF_STREAM, CloseReason.STOPPING)
 
+    @property
+    def violation(self) -> bool:
+        """Whether the front end did what the protocol does not allow."""
+        return self not in (
+            CloseReason.END_OF_STREAM,
+            CloseReason.STOPPING,
+            CloseReason.FAILED,
+            CloseReason.MEMORY_GONE,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Close:

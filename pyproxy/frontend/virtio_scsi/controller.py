@@ -15,6 +15,7 @@ from pyproxy.frontend.virtio_scsi.event import Announcer
 from pyproxy.frontend.virtio_scsi.handler import ControllerHandler
 from pyproxy.frontend.virtio_scsi.lun import Address
 from pyproxy.frontend.virtio_scsi.task_management import Reset, no_reset
+from pyproxy.frontend.virtio_scsi.traffic import Traffic
 from pyproxy.policy import verdicts
 from pyproxy.scsi.command import DEFAULT_TIMEOUT_MS
 from pyproxy.unit import GuestUnit
@@ -89,6 +90,7 @@ class ScsiController:
             unit = self.domain.remove(address)
             self.plane.detach(*address)
             self.handler.wait_until_idle()
+            self.handler.answers.pop(address, None)
             if self._features():
                 self.handler.inventory_changed(address.target)
                 self._announcer.removed(address)
@@ -97,6 +99,14 @@ class ScsiController:
     def parameter_changed(self, address: Address, asc: int, ascq: int) -> bool:
         """Hint at a unit attention that waits for the guest, such as 2A/09 (the capacity); whether it was told."""
         return self._announcer.parameter_changed(address, asc, ascq)
+
+    def traffic(self) -> dict[Address, Traffic]:
+        """Return what passes to each unit, by where it is."""
+        counted = [Traffic.of(*one) for one in self.plane.traffic()]
+        answers = self.handler.answers
+        return {
+            at: one + answers[at] if at in answers else one for one in counted if (at := Address(one.target, one.lun))
+        }
 
     def close(self) -> None:
         """End the data plane; the units stay their owner's. Safe to repeat."""

@@ -15,6 +15,7 @@ from pyproxy.frontend.virtio_scsi.lun import REPORT_LUNS_LUN, Address
 from pyproxy.frontend.virtio_scsi.response import Response, response_of, response_to_error
 from pyproxy.frontend.virtio_scsi.target import REPORT_LUNS, answer_for_nothing, answer_for_well_known, report_luns
 from pyproxy.frontend.virtio_scsi.task_management import Reset, answer_control, no_reset
+from pyproxy.frontend.virtio_scsi.traffic import Answers
 from pyproxy.scsi.command import DEFAULT_TIMEOUT_MS, Command, Result
 from pyproxy.scsi.constants import Status
 from pyproxy.scsi.sense import INVALID_FIELD_IN_CDB, REPORTED_LUNS_DATA_CHANGED
@@ -51,6 +52,8 @@ class ControllerHandler:
         self._timeout_ms = timeout_ms
         self._reset = reset
         self._broken = broken
+        self.answers: dict[Address, Answers] = {}
+        """How commands of each unit ended that passed here."""
         # The data plane calls one by one; this is for those who wait for the end of a call.
         self._busy = threading.RLock()
 
@@ -62,7 +65,9 @@ class ControllerHandler:
         """
         try:
             with self._busy:
-                return self._execute(Address(target, lun), bytes(cdb), data_out, data_in)
+                found = self._execute(Address(target, lun), bytes(cdb), data_out, data_in)
+                self._count(Address(target, lun), found, len(data_out))
+                return found
         except Exception:
             log.exception("%s: a command to target %d, LUN %d failed inside pyproxy", self.name, target, lun)
             return Response.FAILURE, Status.GOOD, b"", b"", len(data_out) or data_in
@@ -125,6 +130,15 @@ class ControllerHandler:
             log.warning("%s: target %d, LUN %d: %s", self.name, address.target, address.lun, error)
             return response_to_error(cdb, error), Status.GOOD, b"", b"", asked
         return _encode(result, asked, data_in)
+
+    def _count(self, address: Address, found: Answer, data_out: int) -> None:
+        if self.domain.unit(address) is None:
+            return
+        response, status, sense, data, residual = found
+        answers = self.answers.get(address)
+        if answers is None:
+            answers = self.answers[address] = Answers()
+        answers.add(response, status, sense, len(data), max(data_out - residual, 0))
 
     def _luns(self, address: Address) -> tuple[int, ...] | None:
         """Return the LUNs that REPORT LUNS lists there; None where there is no such target."""
