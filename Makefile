@@ -18,7 +18,7 @@ SOURCES := $(wildcard _fastpath/*.pyx _fastpath/*.pxd _fastpath/*.h)
 # The iSCSI back end was left out for want of libiscsi's headers, which are here now.
 LEFT_OUT := $(if $(wildcard /usr/include/iscsi/iscsi.h),$(if $(wildcard _fastpath/iscsi.*.so),,left-out))
 
-.PHONY: help demo test test-slow bench lint build clean left-out
+.PHONY: help demo test test-slow bench lint build deb clean left-out
 
 help:
 	@echo "make demo       see a reservation move between two hosts (no privileges)"
@@ -26,6 +26,7 @@ help:
 	@echo "make test-slow  the tests that take minutes: 300 kills, daemons killed while a guest moves, QEMU inside the machine"
 	@echo "make bench      measure, beside the floors"
 	@echo "make lint       style, types, layering, C warnings"
+	@echo "make deb        build/pyproxy_*.deb, for the Debian this is run on (needs dpkg-dev)"
 	@echo "make build      the virtual environment and the extensions"
 	@echo "make clean      remove what the other targets made"
 
@@ -48,6 +49,9 @@ test-slow: $(STAMPS)/dev
 bench: $(STAMPS)/dev $(STAMPS)/built
 	@tests/parts/install.sh bench
 	$(PY) -m bench
+
+deb: $(STAMPS)/dev $(STAMPS)/built
+	@$(PY) deploy/debian/build.py
 
 lint: $(STAMPS)/dev $(STAMPS)/built
 	$(BIN)/ruff check .

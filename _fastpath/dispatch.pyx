@@ -397,12 +397,14 @@ cdef void _count(worker *self, const request *done) noexcept nogil:
     """What a port has done; the unit is there as long as the command counts as in flight."""
     cdef unit_traffic *traffic = &done.unit.traffic[self.number]
     cdef bint to_guest = done.command.direction == SG_IN
+    cdef uint64_t now = plane_now_ns()
     traffic_count(traffic, done.parsed.cls, done.response, done.command.status, to_guest,
                   done.written if to_guest else done.command.transfer_length - done.residual)
     if done.command.status == 0x02:  # CHECK CONDITION
         traffic_sense(traffic, done.command.sense, done.command.sense_length)
-    done.unit.moved_ns = plane_now_ns()
-    traffic_took(traffic, done.parsed.cls, done.unit.moved_ns - done.began)
+    if not done.command.fate and not done.command.host_status:
+        done.unit.moved_ns = now
+    traffic_took(traffic, done.parsed.cls, now - done.began)
 
 
 cdef void _reaped(worker *self, request *done) noexcept nogil:

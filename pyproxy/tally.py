@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
-from typing import Final
+from typing import Final, TypeVar
 
-BOUNDS: Final = tuple(1e-4 * 4**power for power in range(10))
+T = TypeVar("T")
+
+BOUNDS: Final = tuple(100 * 4**power / 1e6 for power in range(10))
 """Upper bounds of the buckets of durations, in seconds: 0.1 ms to 26 s; one more bucket has what took longer."""
 
 
@@ -67,28 +68,38 @@ class Durations:
 
 
 class Waits:
-    """Tells for how long something is waited for that has not come. Methods may be called from any thread."""
+    """Tells for how long something that is waited for has not come. Methods may be called from any thread."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._lock = threading.Lock()
         self._clock = clock
         self._began: dict[object, float] = {}
+        self._silent: float | None = None
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Wait inside."""
-        token = object()
+    def run(self, call: Callable[[], T], heard: Callable[[T], bool] = lambda _: True) -> T:
+        """Call and wait; raises what ``call`` raises. ``heard`` tells of its result whether an answer came at all."""
+        token, began = object(), self._clock()
         with self._lock:
-            self._began[token] = self._clock()
+            self._began[token] = began
+        answered = False
         try:
-            yield
+            result = call()
+            answered = heard(result)
         finally:
             with self._lock:
                 del self._began[token]
+                if answered:
+                    self._silent = None
+                elif self._silent is None:
+                    self._silent = began
+        return result
 
     @property
     def longest(self) -> float:
-        """Seconds since the oldest wait began, 0 where nothing is waited for."""
+        """Seconds since the oldest wait began, or the first of those that were given up since an answer came.
+
+        0 where nothing waits and the last answer came.
+        """
         with self._lock:
-            oldest = min(self._began.values(), default=None)
-        return 0.0 if oldest is None else max(0.0, self._clock() - oldest)
+            known = [*self._began.values(), *(() if self._silent is None else (self._silent,))]
+        return max(0.0, self._clock() - min(known)) if known else 0.0

@@ -45,6 +45,11 @@ _REFUSALS_LOGGED: Final = 20
 """How many refused commands are logged one by one; a guest must not be able to fill the log."""
 
 
+def was_heard(result: Result) -> bool:
+    """Tell whether the device answered, and not the transport in its place."""
+    return not result.host_status
+
+
 class GuestUnit:
     """Carries a guest's commands to ``device``. Methods may be called from any thread.
 
@@ -165,8 +170,7 @@ class GuestUnit:
 
     def _send(self, command: Command) -> Result:
         try:
-            with self.waits.waiting():
-                return self.device.execute(command)
+            return self.waits.run(lambda: self.device.execute(command), was_heard)
         except ValueError as error:
             # What no transport can carry is the guest's mistake, such as data in both directions.
             log.debug("%s: %s; answered %s", self.snooper.name, error, INVALID_FIELD_IN_CDB)
@@ -179,11 +183,11 @@ class GuestUnit:
         outcomes: Sequence[Result | TransportError | None]
         events: list[LaneEvent] | None = None
         try:
-            with self.waits.waiting():
-                if self._lanes is not None:
-                    outcomes, events = self._lanes.execute_lanes(commands)
-                else:
-                    outcomes = self.device.execute_batch(commands)
+            if self._lanes is not None:
+                device = self._lanes
+                outcomes, events = self.waits.run(lambda: device.execute_lanes(commands))
+            else:
+                outcomes = self.waits.run(lambda: self.device.execute_batch(commands))
         except ValueError:
             return [self._attempt_pass(command) for command in commands]
         except TransportError as error:

@@ -42,6 +42,9 @@ def _quantile(part: float) -> str:
     return f"histogram_quantile({part}, {_rate('command_duration_seconds_bucket', 'guest, lun, le')})"
 
 
+_STORE_RATE: Final = f"rate(pyproxy_store_commit_duration_seconds_bucket{{{_HOSTS}}}[$__rate_interval])"
+_HANDOVERS: Final = "pyproxy_handover_duration_seconds"
+
 ROWS: Final[dict[str, tuple[Shown, ...]]] = {
     "Overview": (
         Shown("Daemons that answer", ((f'sum(up{{job="pyproxy",{_HOSTS}}})', ""),), stat=True),
@@ -80,6 +83,34 @@ ROWS: Final[dict[str, tuple[Shown, ...]]] = {
             ((f"pyproxy_commands_in_flight{{{_GUESTS}}}", "{{guest}}/{{lun}}"),),
             help="On devices.",
         ),
+        Shown(
+            "Sense keys of CHECK CONDITIONs",
+            (
+                (
+                    _rate("command_sense_keys_total", "guest, lun, sense_key") + " or vector(0)",
+                    "{{guest}}/{{lun}} {{sense_key}}",
+                ),
+            ),
+            "ops",
+        ),
+        Shown(
+            "Size of batches",
+            ((f"{_rate('ring_requests_total', 'guest')} / {_rate('ring_batches_total', 'guest')}", "{{guest}}"),),
+            help="Requests that the worker found at once.",
+        ),
+        Shown(
+            "Devices that do not answer",
+            ((f"pyproxy_device_waiting_seconds{{{_GUESTS}}}", "{{guest}}/{{lun}} at {{instance}}"),),
+            "s",
+        ),
+        Shown(
+            "Refused commands and violations of protocols",
+            (
+                (_rate("commands_refused_total", "guest, lun, reason"), "{{guest}}/{{lun}} refused: {{reason}}"),
+                (_rate("protocol_violations_total", "guest, front_end"), "{{guest}} {{front_end}}"),
+            ),
+            "ops",
+        ),
         Shown("Connections", ((f"pyproxy_front_end_connections{{{_GUESTS}}}", "{{guest}} {{front_end}}"),)),
         Shown(
             "Connections refused or ended",
@@ -96,6 +127,37 @@ ROWS: Final[dict[str, tuple[Shown, ...]]] = {
             "Type of the reservation held",
             ((f"pyproxy_reservation_type{{{_GUESTS}}}", "{{guest}}/{{lun}} at {{instance}}"),),
             help="0 none, 1 write exclusive, 3 exclusive access, 5 and 6 registrants only, 7 and 8 all registrants.",
+        ),
+        Shown(
+            "PERSISTENT RESERVE by service action and outcome",
+            ((_rate("pr_commands_total", "guest, lun, action, outcome"), "{{guest}}/{{lun}} {{action}} {{outcome}}"),),
+            "ops",
+        ),
+        Shown(
+            "Readings of reservations",
+            ((_rate("resyncs_total", "guest, lun, result"), "{{guest}}/{{lun}} {{result}}"),),
+            "ops",
+        ),
+        Shown(
+            "How long the store takes",
+            (
+                (
+                    f"histogram_quantile(0.99, sum by (instance, le) ({_STORE_RATE}))",
+                    "{{instance}} 99 %",
+                ),
+            ),
+            "s",
+        ),
+        Shown(
+            "How long handovers took",
+            (
+                (
+                    f"{_HANDOVERS}_sum{{{_HOSTS}}} / ({_HANDOVERS}_count{{{_HOSTS}}} > 0) or vector(0)",
+                    "{{instance}} {{role}}",
+                ),
+            ),
+            "s",
+            help="The mean since the daemon started.",
         ),
         Shown("PRGENERATION", ((f"pyproxy_pr_generation{{{_GUESTS}}}", "{{guest}}/{{lun}} at {{instance}}"),)),
         Shown(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from pyproxy.daemon.live import LiveDocument, LiveGuest, LiveUnit
 
-_HOLDERS = {"guest": "this guest", "another": "another nexus", "nobody": "nobody", "unknown": "not read yet"}
+_HOLDERS = {"guest": "this guest", "another": "another nexus", "nobody": "nobody", "unknown": "not known here"}
 _HUNG_SECONDS = 5.0
 
 
@@ -63,9 +63,11 @@ def view(now: LiveDocument, before: LiveDocument | None) -> RenderableType:
     olds = {(guest.name, unit.lun): unit for guest in before.guests for unit in guest.units} if before and same else {}
     seconds = max(now.now - before.now, 1e-3) if before is not None else 1.0
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("guest", "LUN", "holder", "reservation", "state"):
-        table.add_column(name, overflow="fold")
-    for name in ("commands/s", "read", "written", "latency", "in flight"):
+    for name in ("guest", "LUN"):
+        table.add_column(name, no_wrap=True)
+    for name in ("holder", "state"):
+        table.add_column(name, overflow="fold", min_width=10)
+    for name in ("cmd/s", "read", "written", "latency", "queue"):
         table.add_column(name, justify="right", no_wrap=True)
     for guest in now.guests:
         for unit in guest.units:
@@ -74,8 +76,7 @@ def view(now: LiveDocument, before: LiveDocument | None) -> RenderableType:
             table.add_row(
                 Text(guest.name),
                 str(unit.lun),
-                _HOLDERS[unit.holder],
-                unit.reservation or "-",
+                _HOLDERS[unit.holder] + (f": {unit.reservation}" if unit.reservation else ""),
                 Text(text, style=style),
                 *rates,
                 str(unit.in_flight),

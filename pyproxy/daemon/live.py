@@ -24,7 +24,8 @@ from pyproxy.frontend.virtio_scsi.traffic import Traffic
 class LiveUnit(Struct, frozen=True, kw_only=True):
     """One logical unit.
 
-    ``holder`` is who holds the reservation: guest (this one), another, nobody, or unknown; ``reservation`` its type in
+    ``holder`` is who holds the reservation: guest (this one), another, nobody, or unknown (not read yet, or the guest
+    is on its way to another host); ``reservation`` its type in
     words. ``commands`` ended, ``failed`` of them not with GOOD; bytes are data; ``timed`` commands took ``seconds``
     together on the device. ``waiting`` is for how many seconds the device has not answered.
     """
@@ -110,11 +111,14 @@ def _guest(
     opened: Mapping[Key, OpenUnit],
 ) -> LiveGuest:
     ends = [end for end in (guest.vhost_user, guest.pr_helper) if end is not None]
+    leaving = migration is not None and migration.role == "source" and not migration.served_here
     return LiveGuest(
         name=guest.name,
         not_served=not_served,
         connections=sum(end.connections for end in ends),
-        units=[_unit(one, traffic.get(one.lun), opened.get((guest.name, one.lun))) for one in guest.units],
+        units=[
+            _unit(one, traffic.get(one.lun), opened.get((guest.name, one.lun)), leaving=leaving) for one in guest.units
+        ],
         migration=None if migration is None else _migration(migration),
     )
 
@@ -130,8 +134,9 @@ def _migration(found: MigrationDocument) -> LiveMigration:
     )
 
 
-def _unit(unit: UnitStatus, traffic: Traffic | None, found: OpenUnit | None) -> LiveUnit:
-    holder, reservation = _holder(unit, found)
+def _unit(unit: UnitStatus, traffic: Traffic | None, found: OpenUnit | None, *, leaving: bool) -> LiveUnit:
+    # What was tracked here is on its way: only the other host knows what has become of it.
+    holder, reservation = ("unknown", None) if leaving else _holder(unit, found)
     good, total = (0, 0) if traffic is None else (traffic.statuses[0], sum(traffic.statuses))
     return LiveUnit(
         lun=unit.lun,

@@ -13,6 +13,7 @@ from pyproxy.daemon.tasks import STOP_SECONDS, UnitTasks
 from pyproxy.device.base import TransportError
 from pyproxy.reservation.poll import Polled, UnitPoll
 from pyproxy.scsi.command import Command, Result
+from pyproxy.unit import was_heard
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +84,7 @@ class Poller:
         def execute(command: Command) -> Result:
             if self._tasks.stopping:
                 raise TransportError(errno.ECANCELED, "pyproxy is stopping")
-            with found.unit.waits.waiting():
-                return device.execute(command)
+            return found.unit.waits.run(lambda: device.execute(command), was_heard)
 
         ended = poll.run(found.unit.snooper, found.lock, execute)
         level = logging.INFO if ended is Polled.RESYNCED else logging.DEBUG

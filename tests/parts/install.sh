@@ -113,7 +113,8 @@ install_group() {
         # file and binutils tell virtme-ng the kernel's version; iproute2 brings the guest's loopback up.
         install_packages valgrind qemu-system-x86 kmod udev busybox-static file binutils iproute2 procps \
             sg3-utils libiscsi-bin libiscsi-dev open-iscsi tgt fio fdisk e2fsprogs \
-            libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients prometheus
+            libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients prometheus \
+            chromium chromium-driver systemd mandoc mmdebstrap dpkg-dev bash-completion
         # A program for the guest inside the virtual machine is linked statically.
         command -v "${CC:-cc}" >/dev/null || install_packages gcc
         install_packages libc6-dev

@@ -166,8 +166,8 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric(
         "device_waiting_seconds",
         Kind.GAUGE,
-        "For how long the device has answered nothing although a command of the guest or a poll waits for it; 0 where "
-        "it is idle or answers.",
+        "For how long the device has answered nothing although commands of the guest or polls wait for it, or were "
+        "given up since its last answer; 0 where it answers or is idle.",
         _UNIT,
     ),
     Metric("nexus_losses", Kind.COUNTER, "How often the I_T nexus was lost and made again (iSCSI).", _UNIT),

@@ -45,9 +45,7 @@ class _Samples:
         family.add_sample(family.name + self._suffix[name], dict(zip(self._labels[name], labels, strict=True)), value)
 
     def add_histogram(self, name: str, spread: Spread, *labels: str, step: int = 1) -> None:
-        """Add a histogram of the family with every ``step``-th bound; one that has counted nothing is left out."""
-        if not spread.total:
-            return
+        """Add a histogram of the family with every ``step``-th bound."""
         family = self.families[name]
         named = dict(zip(self._labels[name], labels, strict=True))
         total = 0
@@ -202,11 +200,13 @@ def _unit_traffic(samples: _Samples, names: tuple[str, str], found: Traffic, *, 
     samples.add("commands_in_flight", found.in_flight, *names)
     if detail:
         for name, latency in zip(LATENCIES, found.latency, strict=True):
-            samples.add_histogram("command_duration_seconds", latency, *names, name)
+            if latency.total:
+                samples.add_histogram("command_duration_seconds", latency, *names, name)
     else:
         counts = tuple(map(sum, zip(*(one.counts for one in found.latency), strict=True)))
         together = Spread(counts, sum(one.seconds for one in found.latency), BOUNDS)
-        samples.add_histogram("command_duration_seconds", together, *names, "all", step=_COARSE)
+        if together.total:
+            samples.add_histogram("command_duration_seconds", together, *names, "all", step=_COARSE)
 
 
 def _migration(samples: _Samples, migration: MigrationDocument) -> None:

@@ -30,7 +30,9 @@ FRESH_SECONDS: Final = 1.0
 """How old an answer may be: Prometheus asks every few seconds, so one of two scrapers gets the other's."""
 _GRACE_SECONDS: Final = 2.0
 _PAGE: Final = Path(__file__).with_name("page.html")
-_PAGE_POLICY: Final = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
+_PAGE_POLICY: Final = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+)
 
 
 class MetricsError(OSError):
