@@ -18,13 +18,14 @@ SOURCES := $(wildcard _fastpath/*.pyx _fastpath/*.pxd _fastpath/*.h)
 # The iSCSI back end was left out for want of libiscsi's headers, which are here now.
 LEFT_OUT := $(if $(wildcard /usr/include/iscsi/iscsi.h),$(if $(wildcard _fastpath/iscsi.*.so),,left-out))
 
-.PHONY: help demo test test-slow bench lint build deb clean left-out
+.PHONY: help demo test test-slow bench bench-compare lint build deb clean left-out
 
 help:
 	@echo "make demo       see a reservation move between two hosts (no privileges)"
 	@echo "make test       every test that is not slow, on a real kernel too (installs Debian packages as root or with sudo)"
 	@echo "make test-slow  the tests that take minutes: 300 kills, daemons killed while a guest moves, QEMU inside the machine"
 	@echo "make bench      measure, beside the floors"
+	@echo "make bench-compare  measure what guards against regressions and compare it with BASE=bench/baselines/..."
 	@echo "make lint       style, types, layering, C warnings"
 	@echo "make deb        build/pyproxy_*.deb, for the Debian this is run on (needs dpkg-dev)"
 	@echo "make build      the virtual environment and the extensions"
@@ -44,7 +45,8 @@ test: $(STAMPS)/dev
 test-slow: $(STAMPS)/dev
 	@tests/parts/install.sh test
 	@$(MAKE) --no-print-directory $(STAMPS)/built
-	$(BIN)/pytest --forbid-skips tests/slow tests/vm/guest/slow $(PYTEST_ARGS)
+	PYPROXY_THOROUGH=1 $(BIN)/pytest --forbid-skips tests/slow tests/vm/guest/slow tests/vm/disk/test_conformance.py \
+		tests/vm/guest/test_pr_helper_load.py $(PYTEST_ARGS)
 
 bench: $(STAMPS)/dev $(STAMPS)/built
 	@tests/parts/install.sh bench
@@ -52,6 +54,12 @@ bench: $(STAMPS)/dev $(STAMPS)/built
 
 deb: $(STAMPS)/dev $(STAMPS)/built
 	@$(PY) deploy/debian/build.py
+
+# Compares with a stored run, by default the newest baseline; fails where a ratio has become worse.
+BASE ?= bench/baselines/guard.json
+bench-compare: $(STAMPS)/dev $(STAMPS)/built
+	@tests/parts/install.sh bench
+	$(PY) -m bench.compare $(BASE)
 
 lint: $(STAMPS)/dev $(STAMPS)/built
 	$(BIN)/ruff check .

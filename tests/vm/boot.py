@@ -171,7 +171,9 @@ class VirtualMachine:
             *("--cpus", str(self.cpus), "--memory", f"{self.memory_mib}M"),
             f"--rwdir={GUEST_SHARED}={self.shared.resolve()}",
         ]
-        for option in (*KERNEL_OPTIONS, f"tsc_early_khz={tsc_khz()}"):
+        # Read by tests/effort.py, which cannot be imported where this is run as a program.
+        effort = ("pyproxy.thorough",) if os.environ.get("PYPROXY_THOROUGH") == "1" else ()
+        for option in (*KERNEL_OPTIONS, *effort, f"tsc_early_khz={tsc_khz()}"):
             words += ["--kopt", option]
         for directory in OVERLAYS:
             if Path(directory).is_dir():

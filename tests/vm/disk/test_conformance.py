@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.effort import THOROUGH
 from tests.vm.disk_host import TARGET_KEY
 from tests.vm.rig.iscsi_nexuses import log_in, log_out
 from tests.vm.rig.iscsi_test_cu import BLOCK_SUITES, RESERVATION_SUITES, run_suite
@@ -43,7 +44,16 @@ def direct(disks):
     log_out(name)
 
 
-@pytest.mark.parametrize("suite", [*RESERVATION_SUITES, *BLOCK_SUITES])
+TWINS = {
+    *("OrWrite", "Read12", "Read16", "Verify12", "Verify16", "Write12", "Write16", "WriteAtomic16", "WriteSame16"),
+    *("WriteVerify12", "WriteVerify16"),
+}
+"""Suites that differ from another only in the size of the CDB, or take a minute: for ``make test-slow``."""
+
+
+@pytest.mark.parametrize(
+    "suite", [*RESERVATION_SUITES, *(suite for suite in BLOCK_SUITES if THOROUGH or suite not in TWINS)]
+)
 def test_over_tgt_the_verdicts_are_those_without_pyproxy(disks, direct, suite):
     verdicts = []
     for pair in (disks.remote, direct):
