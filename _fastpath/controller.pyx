@@ -653,13 +653,16 @@ cdef class Controller:
     def traffic(self):
         cdef attached_unit *unit
         cdef uint32_t in_flight
-        cdef uint64_t waiting
+        cdef uint64_t waiting, moved, now
         found = []
         with self.lock:
             unit = self.units
             while unit is not NULL:
                 in_flight = sgio_load(<uint32_t *>&unit.in_flight)
-                waiting = plane_now_ns() - unit.moved_ns if in_flight else 0
+                moved = unit.moved_ns
+                now = plane_now_ns()
+                # A worker may have moved it on since.
+                waiting = now - moved if in_flight and now > moved else 0
                 found.append((unit.target, unit.lun, in_flight, waiting, _traffic(unit.traffic, self.worker_count)))
                 unit = unit.following
         return found

@@ -142,8 +142,9 @@ cdef void _to_port(worker *self, request *one) noexcept nogil:
         return
     self.counts.port_commands += 1
     one.began = plane_now_ns()
-    if sgio_add(<uint32_t *>&unit.in_flight, 1) == 0:
-        unit.moved_ns = one.began
+    if sgio_load(<uint32_t *>&unit.in_flight) == 0:
+        unit.moved_ns = one.began  # before it counts: whoever reads meanwhile must not find an old time
+    sgio_add(<uint32_t *>&unit.in_flight, 1)
     if owner is self:
         _append_pending(unit, one)
         return

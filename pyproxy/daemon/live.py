@@ -25,9 +25,9 @@ class LiveUnit(Struct, frozen=True, kw_only=True):
     """One logical unit.
 
     ``holder`` is who holds the reservation: guest (this one), another, nobody, or unknown (not read yet, or the guest
-    is on its way to another host); ``reservation`` its type in
-    words. ``commands`` ended, ``failed`` of them not with GOOD; bytes are data; ``timed`` commands took ``seconds``
-    together on the device. ``waiting`` is for how many seconds the device has not answered.
+    is on its way to another host); ``reservation`` its type in words. ``commands`` ended, ``failed`` of them not with
+    GOOD; bytes are data; ``timed`` commands took ``seconds`` together on the device. ``waiting`` is for how many
+    seconds the device has not answered.
     """
 
     lun: int
@@ -169,7 +169,10 @@ def _holder(unit: UnitStatus, found: OpenUnit | None) -> tuple[str, str | None]:
     if unit.reservation is not None:
         return "guest", unit.reservation
     seen = None if found is None else found.unit.snooper.last_snapshot
-    if seen is None:
+    if found is None or seen is None:
         return "unknown", None
     kind = seen.reservation_type
-    return ("nobody", None) if kind is None else ("another", type_text(int(kind)))
+    # What was the guest's own when it was read, it has released since.
+    if kind is None or found.unit.snooper.saw_own_reservation:
+        return "nobody", None
+    return "another", type_text(int(kind))

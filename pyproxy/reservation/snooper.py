@@ -108,7 +108,9 @@ class Snooper:
         """PERSISTENT RESERVE OUTs that could not be migrated, by why."""
         self.resyncs = Tally()
         """Readings of the device, by what was found."""
-        self.last_snapshot: Snapshot | None
+        self._last_snapshot: Snapshot | None
+        self.saw_own_reservation = False
+        """Whether ``last_snapshot`` has a reservation that was recorded under the guest's key."""
         self.last_reconciliation: Reconciliation | None
         self._store = store
         self._nexus = TrackedNexus(self.name)
@@ -122,6 +124,17 @@ class Snooper:
     def state(self) -> NexusState:
         """What is known now, with the reasons it is suspect for."""
         return self._nexus.state
+
+    @property
+    def last_snapshot(self) -> Snapshot | None:
+        """What was read last; None where nothing was since the state was loaded."""
+        return self._last_snapshot
+
+    @last_snapshot.setter
+    def last_snapshot(self, seen: Snapshot | None) -> None:
+        key = self._nexus.certain.key
+        own = seen is not None and key != 0 and not seen.all_registrants and seen.reservation_key == key
+        self._last_snapshot, self.saw_own_reservation = seen, own
 
     def load(self) -> None:
         """Start from what the store has, again where another (a takeover) has written it there since."""

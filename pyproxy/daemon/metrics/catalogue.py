@@ -126,13 +126,15 @@ METRICS: Final[tuple[Metric, ...]] = (
         "commands",
         Kind.COUNTER,
         "Commands of the guest's virtqueues to the logical unit since it was attached, by class; python: those that "
-        "left the data plane (reservations and what is rare).",
+        "left the data plane (reservations and what is rare). SPC-2 RESERVE and RELEASE are left out until one "
+        "occurs.",
         ("guest", "lun", "class"),
     ),
     Metric(
         "command_statuses",
         Kind.COUNTER,
-        "How these ended; busy is BUSY and TASK SET FULL, none a failure without a status.",
+        "How these ended; busy is BUSY and TASK SET FULL, none a failure without a status; what is rare is left out until "
+        "it occurs.",
         ("guest", "lun", "status"),
     ),
     Metric(

@@ -27,6 +27,8 @@ from pyproxy.frontend.virtio_scsi.traffic import BOUNDS, CLASSES, LATENCIES, SEN
 from pyproxy.tally import Spread
 
 _COARSE: Final = 3
+_USUAL: Final = frozenset({"other", "read", "write", "good", "check_condition", "reservation_conflict"})
+"""Classes and statuses that are told of every unit; the rest where they occurred."""
 _PATHS: Final = ("inline", "port", "python")
 _PLAIN: Final = ("requests", "batches", "in_flight", "broken_queues", "malformed", "kicks", "notifications", "sleeps")
 
@@ -188,10 +190,12 @@ def _store(samples: _Samples, store: StoreFigures | None) -> None:
 
 def _unit_traffic(samples: _Samples, names: tuple[str, str], found: Traffic, *, detail: bool) -> None:
     for name, count in zip(CLASSES, found.commands, strict=True):
-        samples.add("commands", count, *names, name)
+        if count or name in _USUAL:
+            samples.add("commands", count, *names, name)
     samples.add("commands", found.python, *names, "python")
     for name, count in zip(STATUSES, found.statuses, strict=True):
-        samples.add("command_statuses", count, *names, name)
+        if count or name in _USUAL:
+            samples.add("command_statuses", count, *names, name)
     for name, count in zip(SENSE_KEYS, found.sense_keys, strict=True):
         if count:
             samples.add("command_sense_keys", count, *names, name)

@@ -193,6 +193,12 @@ def test_a_unit_has_so_many_series(tmp_path: Path, port: int, detail: str, budge
         assert driver.execute_past_attentions(READ, data_in=4096).status == 0
         assert driver.execute(WRITE, data_out=bytes(4096)).status == 0
         assert driver.execute(bytes(6)).status == 0
+        # What a cluster's node does: registers, reserves, finds a command refused, looks who is there.
+        for cdb, key in (("5f000000000000001800", 0), ("5f010500000000001800", 1)):
+            parameters = key.to_bytes(8) + (1 - key).to_bytes(8) + bytes(8)
+            assert driver.execute(bytes.fromhex(cdb), data_out=parameters).status == 0
+        assert driver.execute(bytes.fromhex("28007fffffff00000800"), data_in=4096).status == 2
+        assert driver.execute(bytes.fromhex("5e000000000000001800"), data_in=24).status == 0
         _, text = scrape(port)
     samples = [line for line in text.splitlines() if 'lun="0"' in line]
     assert len(samples) <= budget

@@ -136,6 +136,25 @@ def test_top_shows_the_same(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> No
     assert "migration from host-a is verified" in told
 
 
+def test_what_the_guest_releases_nobody_holds(hosts: Hosts) -> None:
+    """Also where the reservation was read while the guest had it, and the guest is not registered any more."""
+
+    def holder(name: str = "host-a") -> tuple[str, str | None]:
+        ((unit,),) = [guest.units for guest in hosts.hosts[name].operations().live().guests]
+        return unit.holder, unit.reservation
+
+    assert holder() == ("nobody", None)
+    hosts.reserve()
+    assert holder() == ("guest", "Write Exclusive - Registrants Only")
+    hosts.hosts["host-a"].operations().pr_reservation(f"{GUEST}/0")
+    until(lambda: hosts.hosts["host-b"].operations().pr_reservation(f"{GUEST}/0").type == 5, "it is read there")
+    assert holder("host-b") == ("another", "Write Exclusive - Registrants Only")
+    assert hosts.execute("host-a", bytes.fromhex("5f020500000000001800"), parameters(KEY, 0)) == 0
+    assert holder() == ("nobody", None)
+    assert hosts.execute("host-a", REGISTER, parameters(KEY, 0)) == 0
+    assert holder() == ("nobody", None)
+
+
 def test_top_without_a_daemon(hosts: Hosts) -> None:
     hosts.hosts["host-a"].kill()
     told = hosts.hosts["host-a"].command("top", status=1)
