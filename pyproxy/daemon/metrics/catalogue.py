@@ -133,8 +133,8 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric(
         "command_statuses",
         Kind.COUNTER,
-        "How these ended; busy is BUSY and TASK SET FULL, none a failure without a status; what is rare is left out until "
-        "it occurs.",
+        "How these ended; busy is BUSY and TASK SET FULL, none a failure without a status; what is rare is left out "
+        "until it occurs.",
         ("guest", "lun", "status"),
     ),
     Metric(
