@@ -40,7 +40,6 @@ from pyproxy.daemon.local import LocalOperations
 from pyproxy.daemon.migrations import Migrations
 from pyproxy.daemon.operations import AdoptRequest, MigrateRequest, RestoreRequest
 from pyproxy.daemon.routes import ROUTES, Route
-from pyproxy.daemon.sources import Sources
 from pyproxy.device.base import TransportError
 from pyproxy.frontend.messages import API_VERSION, LARGEST_REQUEST, ErrorReply, ExecuteReply, ExecuteRequest
 from pyproxy.scsi.command import Result
@@ -55,11 +54,16 @@ UNIT_THREADS: Final = 4
 
 
 class ControlApi:
-    """Handlers of one daemon, of its ``operations``. ``close`` waits for the device work that is under way."""
+    """Handlers of one daemon, of its ``operations``; ``live`` tells what passes now.
 
-    def __init__(self, host: Host, front_ends: FrontEnds, migrations: Migrations, sources: Sources) -> None:
+    ``close`` waits for the device work that is under way.
+    """
+
+    def __init__(
+        self, host: Host, front_ends: FrontEnds, migrations: Migrations, live: Callable[[], LiveDocument]
+    ) -> None:
         self._host = host
-        self._sources = sources
+        self._live_now = live
         self._migrations = migrations
         self._gates = front_ends.gates
         self.operations = LocalOperations(host, front_ends)
@@ -114,7 +118,7 @@ class ControlApi:
         return await self._run(self.operations.status)
 
     async def _live(self, _request: web.Request, _body: None) -> LiveDocument:
-        return await self._run(self._sources.live)
+        return await self._run(self._live_now)
 
     async def _checkpoint(self, request: web.Request, _body: None) -> bytes:
         guest = request.match_info["guest"]

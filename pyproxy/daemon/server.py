@@ -151,7 +151,7 @@ class _Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
-        api = ControlApi(self._host, self._front_ends, self._migrations, self._sources)
+        api = ControlApi(self._host, self._front_ends, self._migrations, self._sources.live)
         await self._migrations.listen()
         exporter = self._exporter()
         if exporter is not None:

@@ -16,6 +16,7 @@ from pyproxy.daemon.control import ControlApi
 from pyproxy.daemon.front_ends import FrontEnds
 from pyproxy.daemon.gates import Gates
 from pyproxy.daemon.host import Host
+from pyproxy.daemon.live import LiveDocument
 from pyproxy.daemon.migrations import Migrations
 from pyproxy.driver.front_end import FrontEnd
 from pyproxy.driver.scsi import ScsiDriver
@@ -64,6 +65,10 @@ def test_a_helper_request_that_waited_is_served_when_the_gate_opens(tmp_path: Pa
         os.close(descriptor)
 
 
+def nothing_passes() -> LiveDocument:
+    return LiveDocument(host="a", version="0", now=0.0, started=0.0, guests=[])
+
+
 def test_the_control_api_refuses_in_a_sentence(tmp_path: Path) -> None:
     guests = '[[guest]]\nname = "web"\n[[guest.unit]]\nlun = 3\nemulated = { size = "1MiB" }\n'
     daemon = f'[daemon]\nhost_name = "a"\nruntime_dir = "{tmp_path}/run"\nstate_dir = "{tmp_path}/state"\n'
@@ -88,7 +93,7 @@ def test_the_control_api_refuses_in_a_sentence(tmp_path: Path) -> None:
 
     with closing(Host(parse(daemon + guests, "test"))) as host:
         front_ends = FrontEnds(host)
-        api = ControlApi(host, front_ends, Migrations(host, front_ends.gates))
+        api = ControlApi(host, front_ends, Migrations(host, front_ends.gates), nothing_passes)
         asyncio.run(ask(api, front_ends.gates))
         api.close()
 
