@@ -53,6 +53,7 @@ def test_every_operation_is_there() -> None:
         ("get", "/v1/version"),
         ("get", "/v1/openapi.json"),
         ("get", "/v1/status"),
+        ("get", "/v1/live"),
         ("post", "/v1/guests/{guest}/units/{lun}/execute"),
         ("post", "/v1/guests/{guest}/units/{lun}/adopt"),
         ("post", "/v1/guests/{guest}/checkpoint"),
@@ -87,7 +88,7 @@ def conforms(value: object, schema: dict[str, Any], where: str = "") -> None:
         for inner in value:
             conforms(inner, schema["items"], f"{where}[]")
     else:
-        kind = {"string": str, "integer": int, "boolean": bool, "null": type(None)}[schema["type"]]
+        kind = {"string": str, "integer": int, "number": float, "boolean": bool, "null": type(None)}[schema["type"]]
         assert type(value) is kind, where
 
 
