@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -92,10 +93,8 @@ def test_install_use_and_purge(package: Path, chroot: Chroot) -> None:
     assert "pyproxy" in (chroot.root / "etc/passwd").read_text("utf-8")
     shared = (chroot.root / "run/pyproxy-guests").stat()
     assert (shared.st_mode & 0o777, shared.st_uid) == (0o755, int(chroot.run("id", "-u", "pyproxy")))
-    told = chroot.run(
-        "pyproxy", "--config", "/usr/share/doc/pyproxy/examples/pyproxy.toml", "check-config", "-", status=2
-    )
-    assert "Usage" in told
+    example = "/usr/share/doc/pyproxy/examples/pyproxy.toml"
+    assert chroot.run("pyproxy", "check-config", example)
     # Its own libraries are not for other programs, nor other programs' for it.
     assert chroot.run("python3", "-c", "import msgspec", status=1).endswith("No module named 'msgspec'\n")
     chroot.run("dpkg", "--remove", "pyproxy")
@@ -120,7 +119,7 @@ def test_every_command_has_a_page_that_mandoc_reads(package: Path, tmp_path: Pat
     shown = subprocess.run(
         ["mandoc", "-T", "utf8", str(tmp_path / "pyproxy-migrate.1")], capture_output=True, text=True
     )
-    assert "--destination-dead" in shown.stdout
+    assert "--destination-dead" in re.sub(".\b", "", shown.stdout)
 
 
 def test_bash_completes_its_commands(package: Path, tmp_path: Path) -> None:
@@ -131,6 +130,7 @@ def test_bash_completes_its_commands(package: Path, tmp_path: Path) -> None:
         COMP_WORDS=(pyproxy mig) COMP_CWORD=1
         _pyproxy_completion pyproxy mig pyproxy
         echo "${{COMPREPLY[@]}}"
+        COMPREPLY=()
         COMP_WORDS=(pyproxy migrate --dest) COMP_CWORD=2
         _pyproxy_completion pyproxy --dest migrate
         echo "${{COMPREPLY[@]}}"

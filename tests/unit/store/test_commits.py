@@ -148,7 +148,10 @@ def test_an_error_with_which_sqlite_undoes_everything(rig: Rig) -> None:
     leader.start()
     assert first_in.wait(30)
     ruin.start()
-    time.sleep(0.05)  # until it waits for its turn
+    deadline = time.monotonic() + 30
+    while not rig.commits._wanting:  # until it waits for its turn, however late its thread begins
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
     go_on.set()
     leader.join(30)
     ruin.join(30)
