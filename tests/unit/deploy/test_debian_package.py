@@ -17,7 +17,16 @@ from pyproxy import __version__
 
 PROJECT = Path(__file__).parents[3]
 BUILD = PROJECT / "deploy" / "debian" / "build.py"
-OTHERS = ("/var/cache", "/var/lib/apt", "/var/lib/dpkg", "/var/log", "/etc/passwd-", "/etc/group-", "/etc/gshadow-")
+OTHERS = (
+    "/var/cache",
+    "/var/lib/apt",
+    "/var/lib/dpkg",
+    "/var/log",
+    "/etc/passwd-",
+    "/etc/group-",
+    "/etc/shadow-",
+    "/etc/gshadow-",
+)
 """What every package's coming and going changes."""
 
 
