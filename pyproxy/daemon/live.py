@@ -5,20 +5,22 @@ Counters only rise, so that whoever reads two documents has the rate between the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from pyproxy.daemon.documents import (
     GuestStatus,
     MigrationDocument,
-    MigrationsDocument,
-    StatusDocument,
     UnitStatus,
     type_text,
 )
 from pyproxy.daemon.host import Key, OpenUnit
 from pyproxy.frontend.virtio_scsi.traffic import Traffic
+
+if TYPE_CHECKING:
+    from pyproxy.daemon.sources import Sources
 
 
 class LiveUnit(Struct, frozen=True, kw_only=True):
@@ -80,25 +82,18 @@ class LiveDocument(Struct, frozen=True, kw_only=True):
     guests: list[LiveGuest]
 
 
-def live(
-    status: StatusDocument,
-    migrations: MigrationsDocument,
-    why_shut: Callable[[str], str | None],
-    traffic: Callable[[str], Mapping[int, Traffic]],
-    opened: Mapping[Key, OpenUnit],
-    *,
-    now: float,
-    started: float,
-) -> LiveDocument:
-    """Put together what is known of each guest."""
-    latest = {one.guest: one for one in migrations.migrations}
+def live(sources: Sources, now: float) -> LiveDocument:
+    """Put together what is known of each guest ``now`` (seconds since 1970); raises what the sources raise."""
+    status, opened = sources.status(), sources.units()
+    latest = {one.guest: one for one in sources.migrations().migrations}
     return LiveDocument(
         host=status.host,
         version=status.version,
         now=now,
-        started=started,
+        started=sources.started,
         guests=[
-            _guest(one, latest.get(one.name), why_shut(one.name), traffic(one.name), opened) for one in status.guests
+            _guest(one, latest.get(one.name), sources.why_shut(one.name), sources.traffic(one.name), opened)
+            for one in status.guests
         ],
     )
 

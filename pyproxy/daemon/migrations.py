@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from typing import Final
 
 from pyproxy.config import Config, Endpoint, MigrationSection
@@ -18,7 +17,7 @@ from pyproxy.frontend.listener import Listener
 from pyproxy.migration.engine import Engine, MigrationError
 from pyproxy.migration.peer import Peer
 from pyproxy.migration.phases import DestinationPhase, Role, SourcePhase
-from pyproxy.migration.record import Record
+from pyproxy.migration.record import Record, seconds_of
 from pyproxy.migration.transport.client import Address, HttpPeer
 from pyproxy.migration.transport.server import Listening, TransportServer
 from pyproxy.migration.transport.tls import Credentials
@@ -69,7 +68,7 @@ class MigrationFigures:
         if record.at is last:
             began = [one.at for one in record.trail if one.phase == first]
             if began:
-                seconds = _seconds(record.trail[-1].at) - _seconds(began[-1])
+                seconds = seconds_of(record.trail[-1].at) - seconds_of(began[-1])
                 self.handovers[record.role].add(max(0.0, seconds))
 
 
@@ -78,10 +77,6 @@ _HANDOVER: Final = {
     Role.DESTINATION: (DestinationPhase.RECEIVED, DestinationPhase.VERIFIED),
 }
 """From the guest's stop to its release at the source; from the claims' arrival to their verification."""
-
-
-def _seconds(at: str) -> float:
-    return datetime.fromisoformat(at).timestamp()
 
 
 class Migrations:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from pyproxy.daemon.capacities import Capacities
 from pyproxy.daemon.documents import MigrationsDocument, StatusDocument
@@ -28,39 +27,11 @@ class StoreFigures:
     failures: dict[tuple[str, ...], int]
 
 
-class Told(Protocol):
-    """What the metrics are made of. Methods may be called from any thread and raise what reading the store raises."""
-
-    started: float
-    """Seconds since 1970."""
-
-    def status(self) -> StatusDocument:
-        """Return every guest and unit as it is tracked."""
-
-    def migrations(self) -> MigrationsDocument:
-        """Return what is known of migrations."""
-
-    def figures(self) -> MigrationFigures:
-        """Return what was counted of migrations."""
-
-    def why_shut(self, guest: str) -> str | None:
-        """Return why a guest is not served, or None."""
-
-    def traffic(self, guest: str) -> Mapping[int, Traffic]:
-        """Return what passes to a guest's units, by LUN."""
-
-    def units(self) -> Mapping[Key, OpenUnit]:
-        """Return the units that are open."""
-
-    def hotplug(self) -> Mapping[tuple[str, ...], int]:
-        """Return events by guest, LUN and kind: detached, attached, resized."""
-
-    def store(self) -> StoreFigures | None:
-        """Return how the store is doing; None where it is not open."""
-
-
 class Sources:
-    """A daemon's, which was ``started`` at so many seconds since 1970. Implements ``Told``."""
+    """A daemon's, which was ``started`` at so many seconds since 1970.
+
+    Methods may be called from any thread and raise what reading the store raises.
+    """
 
     def __init__(
         self,
@@ -80,47 +51,39 @@ class Sources:
         self._operations = LocalOperations(host, front_ends)
 
     def status(self) -> StatusDocument:
-        """See Told."""
+        """Return every guest and unit as it is tracked."""
         return self._operations.glance()
 
     def migrations(self) -> MigrationsDocument:
-        """See Told."""
+        """Return what is known of migrations."""
         return self._migrations.status()
 
     def figures(self) -> MigrationFigures:
-        """See Told."""
+        """Return what was counted of migrations."""
         return self._migrations.figures
 
     def why_shut(self, guest: str) -> str | None:
-        """See Told."""
+        """Return why a guest is not served, or None."""
         return self._front_ends.gates.why(guest)
 
     def traffic(self, guest: str) -> Mapping[int, Traffic]:
-        """See Told."""
+        """Return what passes to a guest's units, by LUN."""
         return self._front_ends.vhost_user.traffic(guest)
 
     def units(self) -> Mapping[Key, OpenUnit]:
-        """See Told."""
+        """Return the units that are open."""
         return {found.key: found for found in self._host.open_units()}
 
     def hotplug(self) -> Mapping[tuple[str, ...], int]:
-        """See Told."""
+        """Return events by guest, LUN and kind: detached, attached, resized."""
         resized = {(*names, "resized"): count for names, count in self._capacities.changes.read().items()}
         return self._watcher.events.read() | resized
 
     def store(self) -> StoreFigures | None:
-        """See Told."""
+        """Return how the store is doing; None where it is not open."""
         store = self._host.opened_store
         return None if store is None else StoreFigures(store.commits, store.last_commit, store.failures.read())
 
     def live(self) -> LiveDocument:
         """Return what passes now; raises what reading the store raises."""
-        return live(
-            self.status(),
-            self.migrations(),
-            self.why_shut,
-            self.traffic,
-            self.units(),
-            now=time.time(),
-            started=self.started,
-        )
+        return live(self, time.time())

@@ -138,6 +138,11 @@ def rfc3339(now: float) -> str:
     return datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def seconds_of(at: str) -> float:
+    """Return a time that ``rfc3339`` wrote, in seconds since 1970."""
+    return datetime.fromisoformat(at).timestamp()
+
+
 def encode_record(record: Record) -> MigrationRow:
     """Return the row that is kept of a record."""
     over = record.at in OVER and record.told

@@ -471,11 +471,10 @@ class SqliteStore:
         """Turn SQLite's errors into sentences; the one place that does."""
         try:
             yield
-        except sqlite3.OperationalError as error:
-            self.failures.add(verb)
-            raise StoreError(f"{self.path}: the store cannot be {verb}: {error}; {_advice(error)}") from error
         except sqlite3.DatabaseError as error:
             self.failures.add(verb)
+            if isinstance(error, sqlite3.OperationalError):
+                raise StoreError(f"{self.path}: the store cannot be {verb}: {error}; {_advice(error)}") from error
             raise StoreCorruptError(
                 f"{self.path}: the store is damaged or not a database ({error}); {_RESTORE_ADVICE}"
             ) from error

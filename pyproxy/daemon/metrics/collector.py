@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from typing import Final
 
 from prometheus_client.metrics_core import Metric as Family
@@ -20,10 +19,11 @@ from pyproxy.daemon.documents import (
 from pyproxy.daemon.host import Key, OpenUnit
 from pyproxy.daemon.live import waiting
 from pyproxy.daemon.metrics.catalogue import METRICS, PREFIX
-from pyproxy.daemon.sources import StoreFigures, Told
+from pyproxy.daemon.sources import Sources, StoreFigures
 from pyproxy.frontend.pr_helper.session import CloseReason as PrHelperReason
 from pyproxy.frontend.vhost_user.session import CloseReason as VhostUserReason
 from pyproxy.frontend.virtio_scsi.traffic import BOUNDS, CLASSES, LATENCIES, SENSE_KEYS, STATUSES, Traffic
+from pyproxy.migration.record import seconds_of
 from pyproxy.tally import Spread
 
 _COARSE: Final = 3
@@ -65,10 +65,10 @@ class _Samples:
 
 
 class DaemonCollector(Collector):
-    """Collects what is ``told`` at each collection. ``detail``: latency by class of command, in more buckets."""
+    """Collects what ``sources`` tell at each collection. ``detail``: latency by class of command, in more buckets."""
 
-    def __init__(self, told: Told, *, detail: bool) -> None:
-        self._told = told
+    def __init__(self, sources: Sources, *, detail: bool) -> None:
+        self._sources = sources
         self._detail = detail
 
     def describe(self) -> list[Family]:
@@ -78,28 +78,28 @@ class DaemonCollector(Collector):
     def collect(self) -> Iterator[Family]:
         """Yield every family; raises what reading the store raises."""
         began = time.perf_counter()
-        samples, told = _Samples(), self._told
-        status = told.status()
+        samples, sources = _Samples(), self._sources
+        status = sources.status()
         samples.add("build", 1, status.version, status.host)
-        samples.add("start_time_seconds", told.started)
+        samples.add("start_time_seconds", sources.started)
         samples.add("open_takeovers", len(status.open_takeovers))
-        opened = told.units()
+        opened = sources.units()
         for guest in status.guests:
             self._guest(samples, guest, opened)
-        samples.add_counts("hotplug_events", told.hotplug())
-        latest = {(one.guest, one.role): one for one in told.migrations().migrations}
+        samples.add_counts("hotplug_events", sources.hotplug())
+        latest = {(one.guest, one.role): one for one in sources.migrations().migrations}
         for migration in latest.values():
             _migration(samples, migration)
-        figures = told.figures()
+        figures = sources.figures()
         samples.add_counts("migration_phase_entries", figures.phases.read())
         for role, durations in figures.handovers.items():
             samples.add_histogram("handover_duration_seconds", durations.read(), role)
-        _store(samples, told.store())
+        _store(samples, sources.store())
         samples.add("collect_duration_seconds", time.perf_counter() - began)
         yield from samples.families.values()
 
     def _guest(self, samples: _Samples, guest: GuestStatus, opened: Mapping[Key, OpenUnit]) -> None:
-        samples.add("guest_served", float(self._told.why_shut(guest.name) is None), guest.name)
+        samples.add("guest_served", float(self._sources.why_shut(guest.name) is None), guest.name)
         if guest.vhost_user is not None:
             rings = guest.vhost_user.rings
             violations = violations_of(VhostUserReason, guest.vhost_user.closed) + rings.get("malformed", 0)
@@ -111,7 +111,7 @@ class DaemonCollector(Collector):
             samples.add("pr_helper_requests", guest.pr_helper.requests_in, guest.name, "in")
             samples.add("pr_helper_requests", guest.pr_helper.requests_out, guest.name, "out")
             samples.add("pr_helper_straight", guest.pr_helper.straight, guest.name)
-        traffic = self._told.traffic(guest.name)
+        traffic = self._sources.traffic(guest.name)
         for unit in guest.units:
             names = guest.name, str(unit.lun)
             found, passed = opened.get((guest.name, unit.lun)), traffic.get(unit.lun)
@@ -217,6 +217,5 @@ def _migration(samples: _Samples, migration: MigrationDocument) -> None:
     names = migration.guest, migration.role
     samples.add("migration_phase", 1, *names, migration.phase)
     samples.add("migration_over", float(migration.over), *names)
-    began = datetime.fromisoformat(migration.phases[-1].at) if migration.phases else None
-    if began is not None:
-        samples.add("migration_phase_start_seconds", began.timestamp(), *names)
+    if migration.phases:
+        samples.add("migration_phase_start_seconds", seconds_of(migration.phases[-1].at), *names)

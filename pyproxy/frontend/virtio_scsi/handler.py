@@ -65,8 +65,9 @@ class ControllerHandler:
         """
         try:
             with self._busy:
-                found = self._execute(Address(target, lun), bytes(cdb), data_out, data_in)
-                self._count(Address(target, lun), found, len(data_out))
+                address = Address(target, lun)
+                found = self._execute(address, bytes(cdb), data_out, data_in)
+                self._count(address, found, len(data_out))
                 return found
         except Exception:
             log.exception("%s: a command to target %d, LUN %d failed inside pyproxy", self.name, target, lun)
@@ -135,9 +136,7 @@ class ControllerHandler:
         if self.domain.unit(address) is None:
             return
         response, status, sense, data, residual = found
-        answers = self.answers.get(address)
-        if answers is None:
-            answers = self.answers[address] = Answers()
+        answers = self.answers.setdefault(address, Answers())
         answers.add(response, status, sense, len(data), max(data_out - residual, 0))
 
     def _luns(self, address: Address) -> tuple[int, ...] | None:

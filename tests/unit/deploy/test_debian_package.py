@@ -115,9 +115,16 @@ def test_install_use_and_purge(package: Path, chroot: Chroot) -> None:
     assert left - {"/run", "/run/pyproxy-guests"} == set()
 
 
-def test_every_command_has_a_page_that_mandoc_reads(package: Path, tmp_path: Path) -> None:
-    subprocess.run(["dpkg-deb", "--extract", str(package), str(tmp_path)], check=True)
-    pages = sorted((tmp_path / "usr/share/man/man1").iterdir())
+@pytest.fixture(scope="module")
+def unpacked(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is in the package."""
+    root = tmp_path_factory.mktemp("unpacked")
+    subprocess.run(["dpkg-deb", "--extract", str(package), str(root)], check=True)
+    return root
+
+
+def test_every_command_has_a_page_that_mandoc_reads(unpacked: Path, tmp_path: Path) -> None:
+    pages = sorted((unpacked / "usr/share/man/man1").iterdir())
     names = {page.name.removesuffix(".1.gz") for page in pages}
     assert {"pyproxy", "pyproxy-serve", "pyproxy-migrate", "pyproxy-top", "pyproxy-pr-keys"} <= names
     for page in pages:
@@ -131,9 +138,8 @@ def test_every_command_has_a_page_that_mandoc_reads(package: Path, tmp_path: Pat
     assert "--destination-dead" in re.sub(".\b", "", shown.stdout)
 
 
-def test_bash_completes_its_commands(package: Path, tmp_path: Path) -> None:
-    subprocess.run(["dpkg-deb", "--extract", str(package), str(tmp_path)], check=True)
-    completion = tmp_path / "usr/share/bash-completion/completions/pyproxy"
+def test_bash_completes_its_commands(unpacked: Path) -> None:
+    completion = unpacked / "usr/share/bash-completion/completions/pyproxy"
     script = f"""
         source {completion}
         COMP_WORDS=(pyproxy mig) COMP_CWORD=1
